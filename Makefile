@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+# `make demo` and `make test` do all the set-up themselves; see README.md.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BUILD_TOOLS := meson-python meson ninja numpy f90wrap
+APT_PACKAGES := gcc g++ gfortran pkg-config libfftw3-dev python3-dev python3-venv
+MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3 and Python 3.11 or newer with venv: \
+  apt install $(APT_PACKAGES)  |  dnf install gcc gcc-c++ gcc-gfortran pkgconf fftw-devel python3-devel  |  \
+  conda install -c conda-forge compilers pkg-config fftw python  |  brew install gcc pkg-config fftw python
+
+.PHONY: demo test setup system lint bench clean help
+
+help:           ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
+
+demo: setup     ## train a correction inside the Fortran QG solver and score it
+	$(BIN)/trimtab train qg-demo --out runs/qg-demo --resume
+
+test: setup lint ## everything under tests/
+	OMP_NUM_THREADS=1 $(BIN)/meson test -C build/tests --print-errorlogs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+lint: setup     ## ruff, mypy, fortitude
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/fortitude check fortran bridge tests
+
+bench: setup    ## ratios and medians; see tests/bench
+	$(BIN)/python tests/bench/run.py
+
+setup: $(READY) ## system packages (root and apt), .venv, the editable install
+
+$(READY): pyproject.toml meson.build constraints.txt Makefile | system
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip $(TORCH) $(BUILD_TOOLS)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+system:
+	@if command -v gcc >/dev/null && command -v gfortran >/dev/null && pkg-config --exists fftw3 2>/dev/null \
+	   && $(PYTHON) -c 'import ensurepip, sys, sysconfig, pathlib; \
+	      sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null; \
+	 then :; \
+	 elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	 then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES); \
+	 else echo "$(MISSING)" >&2; exit 1; fi
+
+clean:          ## forget the build and the virtual environment; runs stay
+	rm -rf build $(VENV)

@@ -1,0 +1,289 @@
+! SPDX-License-Identifier: MIT
+!> A hybrid: solver + stepper + slot, advanced and recorded. What `main.f90` and `bridge/solver_api.f90` both drive.
+module trimtab_driver
+  use, intrinsic :: iso_c_binding, only: c_int, c_funptr, c_f_procpointer, c_associated
+  use, intrinsic :: ieee_arithmetic, only: ieee_value, ieee_quiet_nan
+  use trimtab_kinds, only: rk, ik, lk
+  use trimtab_status, only: status_t, STATUS_BAD_PARAMETER, STATUS_BAD_SHAPE, STATUS_BLOW_UP, STATUS_INTERRUPTED, &
+                            STATUS_NOT_FINITE
+  use trimtab_text, only: json_real, json_integer, json_string, to_lines, count_lines, line_length, namelist_sentence, &
+                          has_group, all_finite
+  use trimtab_correction, only: correction_t
+  use trimtab_solver, only: solver_t
+  use trimtab_integrators, only: stepper_t
+  use trimtab_registry, only: create_solver
+  implicit none
+  private
+  public :: hybrid_t
+
+  !> Larger states than this have left physics for good, and their squares still are finite numbers.
+  real(rk), parameter :: bound = 1.0e100_rk
+
+  abstract interface
+    !> Asked once a step; anything but zero stops the run.
+    function poll_function() bind(c) result(stop_now)
+      import :: c_int
+      implicit none
+      integer(c_int) :: stop_now
+    end function poll_function
+  end interface
+
+  type :: hybrid_t
+    character(64) :: name = ''
+    real(rk) :: dt = 0.0_rk                               !< time step
+    type(correction_t) :: slot
+    class(solver_t), allocatable :: solver
+    type(stepper_t) :: stepper
+    procedure(poll_function), pointer, nopass :: poll => null()
+    real(rk), allocatable :: x(:, :)                      !< internal states (m, members)
+  contains
+    procedure :: configure
+    procedure :: release
+    procedure :: describe
+    procedure :: watch
+    procedure :: tendency
+    procedure :: advance
+  end type hybrid_t
+
+contains
+
+  !> Read `&solver name, dt, integrator, order, correction_at /` and the group of the solver it names.
+  subroutine configure(self, common, group, status)
+    class(hybrid_t), intent(inout) :: self
+    character(*), intent(in) :: common        !< namelist text with the group &solver
+    character(*), intent(in) :: group         !< namelist text with the group named as the solver; may be the same text
+    type(status_t), intent(inout) :: status   !< STATUS_BAD_PARAMETER, STATUS_UNKNOWN_SOLVER
+    character(line_length) :: lines(count_lines(common)), group_lines(count_lines(group))
+    character(64) :: name, integrator, correction_at
+    character(256) :: message
+    real(rk) :: dt
+    integer(ik) :: order
+    integer :: code
+    logical :: fits, group_fits
+    namelist /solver/ name, dt, integrator, order, correction_at
+
+    call to_lines(common, lines, fits)
+    call to_lines(group, group_lines, group_fits)
+    if (.not. (fits .and. group_fits)) then
+      call status%raise(STATUS_BAD_PARAMETER, 'a line of the namelist text is too long: break it')
+      return
+    end if
+    if (.not. has_group(lines, 'solver')) then
+      call status%raise(STATUS_BAD_PARAMETER, 'the namelist text has no group &solver ... /')
+      return
+    end if
+    name = ''
+    dt = 0.0_rk
+    integrator = ''
+    order = 0
+    correction_at = 'stage'
+    read (lines, nml=solver, iostat=code, iomsg=message)
+    if (code /= 0) then
+      call status%raise(STATUS_BAD_PARAMETER, &
+                        namelist_sentence('solver', 'name, dt, integrator, order and correction_at', code, message))
+      return
+    end if
+    if (.not. (dt > 0.0_rk .and. all_finite([dt]))) then
+      call status%raise(STATUS_BAD_PARAMETER, 'dt, the time step, must be a finite number above 0, not '//json_real(dt))
+      return
+    end if
+    call self%stepper%select_scheme(integrator, order, correction_at, status)
+    call create_solver(trim(name), self%solver, status)
+    if (.not. status%ok()) return
+    if (.not. has_group(group_lines, trim(name))) then
+      call status%raise(STATUS_BAD_PARAMETER, 'the namelist text has no group &'//trim(name)//' ... /')
+      return
+    end if
+    call self%solver%configure(group_lines, status)
+    self%name = name
+    self%dt = dt
+  end subroutine configure
+
+  !> Give back everything; the slot's function is not called again.
+  subroutine release(self)
+    class(hybrid_t), intent(inout) :: self
+    call self%slot%remove()
+    self%poll => null()
+    if (allocated(self%solver)) then
+      call self%solver%release()
+      deallocate (self%solver)
+    end if
+    if (allocated(self%x)) deallocate (self%x)
+  end subroutine release
+
+  !> JSON: solver, dt, integrator, order, correction_at, n, time_units, fields, parameters.
+  function describe(self) result(text)
+    class(hybrid_t), intent(in) :: self
+    character(:), allocatable :: text
+    character(:), allocatable :: body, place
+    place = 'step'
+    if (self%stepper%each_stage) place = 'stage'
+    body = self%solver%describe()
+    text = '{"solver": '//json_string(self%name)//', "dt": '//json_real(self%dt)//', "integrator": '// &
+           json_string(self%stepper%name)//', "order": '//json_integer(self%stepper%order)//', "correction_at": '// &
+           json_string(place)//', "n": '//json_integer(self%solver%n)//', "time_units": "1", '//body(2:)
+  end function describe
+
+  !> Ask a C function once a step whether to stop; a null address ends that.
+  subroutine watch(self, function_)
+    class(hybrid_t), intent(inout) :: self
+    type(c_funptr), intent(in) :: function_   !< a `poll_function`
+    self%poll => null()
+    if (c_associated(function_)) call c_f_procpointer(function_, self%poll)
+  end subroutine watch
+
+  !> du/dt of the physics alone, at the border; `enter` and `leave` of a solver are linear, so a tendency passes as a state does.
+  subroutine tendency(self, t, u, dudt, status)
+    class(hybrid_t), intent(inout) :: self
+    real(rk), intent(in) :: t
+    real(rk), intent(in), contiguous :: u(:, :)        !< (n, members)
+    real(rk), intent(inout), contiguous :: dudt(:, :)  !< (n, members)
+    type(status_t), intent(inout) :: status            !< STATUS_BAD_SHAPE, STATUS_NOT_FINITE
+    real(rk), allocatable :: x(:, :), dxdt(:, :)
+    call check_states(self, u, status)
+    if (any(shape(u) /= shape(dudt))) call status%raise(STATUS_BAD_SHAPE, 'the tendency must have the shape of the states')
+    if (.not. status%ok()) return
+    allocate (x(self%solver%m, size(u, 2)), dxdt(self%solver%m, size(u, 2)))
+    call self%solver%enter(u, x)
+    call self%solver%tendency(t, x, dxdt)
+    call self%solver%leave(dxdt, dudt)
+  end subroutine tendency
+
+  !> Run `nsteps` steps and record every `stride`-th state, the first included.
+  !! A recorded state is entered anew from its border values, so that a run's bits depend on the stride, never on where it is cut.
+  !! A member that blows up is frozen at zero inside and NaN in the records; the others go on as if it were not there.
+  subroutine advance(self, nsteps, stride, t0, window, failed_step, status)
+    class(hybrid_t), intent(inout) :: self
+    integer(lk), intent(in) :: nsteps
+    integer(lk), intent(in) :: stride
+    real(rk), intent(in) :: t0                                  !< time of the first state
+    real(rk), intent(inout), contiguous :: window(:, :, :)      !< (n, members, nsteps / stride + 1); the first state is input
+    integer(lk), intent(inout) :: failed_step(:)                !< (members) step of the blow-up, 0 for none
+    type(status_t), intent(inout) :: status                     !< STATUS_BAD_PARAMETER, _BAD_SHAPE, _NOT_FINITE, _BLOW_UP (the
+    !! window is complete, failed members NaN), _CORRECTION_FAILED, _INTERRUPTED
+    integer(lk) :: record, substep, step, records
+    integer :: members, failures
+
+    call check_run(nsteps, stride, shape(window, lk), size(failed_step, kind=lk), status)
+    if (.not. status%ok()) return
+    call check_states(self, window(:, :, 1), status)
+    if (.not. status%ok()) return
+    members = size(window, 2)
+    records = nsteps / stride
+    if (allocated(self%x)) then
+      if (size(self%x, 2) /= members) deallocate (self%x)
+    end if
+    if (.not. allocated(self%x)) allocate (self%x(self%solver%m, members))
+    call self%stepper%reserve(self%solver%m, members)
+
+    call self%solver%enter(window(:, :, 1), self%x)
+    failed_step = 0
+    failures = 0
+    do record = 1, records
+      do substep = 1, stride
+        step = (record - 1) * stride + substep
+        if (associated(self%poll)) then
+          if (self%poll() /= 0) then
+            call status%raise(STATUS_INTERRUPTED, 'interrupted before step '//json_integer(step))
+            return
+          end if
+        end if
+        call self%stepper%step(self%solver, self%slot, t0 + (step - 1) * self%dt, self%dt, self%x, status)
+        if (.not. status%ok()) return
+        if (wild(size(self%x), self%x) > 0) call mark(self%x, step, failed_step, failures)
+        if (failures > 0) call freeze(self%x, failed_step)
+        if (failures == members) exit
+      end do
+      if (failures == members) exit
+      call self%solver%leave(self%x, window(:, :, record + 1))
+      if (record < records) call self%solver%enter(window(:, :, record + 1), self%x)
+      if (failures > 0) call blank(window(:, :, record + 1), failed_step)
+    end do
+    if (failures == 0) return
+    if (failures == members) window(:, :, record + 1:) = ieee_value(0.0_rk, ieee_quiet_nan)
+    step = minval(failed_step, mask=failed_step > 0)
+    call status%raise(STATUS_BLOW_UP, json_integer(int(failures, ik))//' of '//json_integer(int(members, ik))// &
+                      ' members blew up, the first at step '//json_integer(step)//' of '//json_integer(nsteps)// &
+                      ': reduce dt or check the correction')
+  end subroutine advance
+
+  !> Refuse a run whose arrays do not fit it.
+  subroutine check_run(nsteps, stride, window, failed_step, status)
+    integer(lk), intent(in) :: nsteps, stride
+    integer(lk), intent(in) :: window(3)      !< shape of the window
+    integer(lk), intent(in) :: failed_step    !< length of the list of failures
+    type(status_t), intent(inout) :: status
+    if (nsteps < 0 .or. stride < 1) then
+      call status%raise(STATUS_BAD_PARAMETER, 'a run takes 0 or more steps and a stride of 1 or more, not '// &
+                        json_integer(nsteps)//' and '//json_integer(stride))
+    else if (modulo(nsteps, stride) /= 0) then
+      call status%raise(STATUS_BAD_PARAMETER, json_integer(nsteps)//' steps are not a multiple of the stride '// &
+                        json_integer(stride))
+    else if (window(3) /= nsteps / stride + 1) then
+      call status%raise(STATUS_BAD_SHAPE, 'the window holds '//json_integer(window(3))//' states, the run makes '// &
+                        json_integer(nsteps / stride + 1))
+    else if (failed_step /= window(2)) then
+      call status%raise(STATUS_BAD_SHAPE, 'the list of failures holds '//json_integer(failed_step)//' members, the window '// &
+                        json_integer(window(2)))
+    end if
+  end subroutine check_run
+
+  !> Refuse states of the wrong length, none at all, or not finite.
+  subroutine check_states(self, u, status)
+    class(hybrid_t), intent(in) :: self
+    real(rk), intent(in), contiguous :: u(:, :)
+    type(status_t), intent(inout) :: status
+    if (size(u, 1) /= self%solver%n .or. size(u, 2) < 1) then
+      call status%raise(STATUS_BAD_SHAPE, 'states must be ('//json_integer(self%solver%n)// &
+                        ', members) with 1 member or more, not ('// &
+                        json_integer(size(u, 1, lk))//', '//json_integer(size(u, 2, lk))//')')
+    else if (wild(size(u), u) > 0) then
+      call status%raise(STATUS_NOT_FINITE, 'the initial state holds a NaN, an infinity or a number beyond 1e100')
+    end if
+  end subroutine check_states
+
+  !> How many numbers are NaN, infinite or beyond the bound; integer arithmetic only, so that it runs in vectors.
+  pure integer function wild(total, x)
+    integer, intent(in) :: total
+    real(rk), intent(in) :: x(total)
+    integer :: i
+    wild = 0
+    do i = 1, total
+      wild = wild + merge(0, 1, abs(x(i)) <= bound)
+    end do
+  end function wild
+
+  !> Write down at which step a member left the finite numbers.
+  subroutine mark(x, step, failed_step, failures)
+    real(rk), intent(in), contiguous :: x(:, :)
+    integer(lk), intent(in) :: step
+    integer(lk), intent(inout) :: failed_step(:)
+    integer, intent(inout) :: failures
+    integer :: i
+    do i = 1, size(x, 2)
+      if (wild(size(x, 1), x(:, i)) == 0) cycle
+      failed_step(i) = step
+      failures = failures + 1
+    end do
+  end subroutine mark
+
+  !> Hold failed members at zero, where every solver is well behaved and no NaN can spread.
+  subroutine freeze(x, failed_step)
+    real(rk), intent(inout), contiguous :: x(:, :)
+    integer(lk), intent(in) :: failed_step(:)
+    integer :: i
+    do i = 1, size(x, 2)
+      if (failed_step(i) > 0) x(:, i) = 0.0_rk
+    end do
+  end subroutine freeze
+
+  !> NaN in a record for failed members.
+  subroutine blank(u, failed_step)
+    real(rk), intent(inout), contiguous :: u(:, :)
+    integer(lk), intent(in) :: failed_step(:)
+    integer :: i
+    do i = 1, size(u, 2)
+      if (failed_step(i) > 0) u(:, i) = ieee_value(0.0_rk, ieee_quiet_nan)
+    end do
+  end subroutine blank
+end module trimtab_driver

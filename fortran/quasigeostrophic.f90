@@ -1,0 +1,367 @@
+! SPDX-License-Identifier: MIT
+!> Barotropic (quasi-geostrophic) vorticity on the doubly periodic plane [0, 2 pi]^2:
+!!
+!!   dq/dt = -J(psi, q) - beta v - drag q + viscosity lap q - hyperviscosity (-lap)^(hyperviscosity_order / 2) q + F,
+!!   lap psi = q,  u = -dpsi/dy,  v = dpsi/dx,  F = forcing_amplitude (cos(k x) + cos(k y)),  k = forcing_wavenumber.
+!!
+!! Everything is without dimension. State at the border: q on the n x n grid, x fastest. Internal state: the modes of q with
+!! |kx|, |ky| <= waves and kx >= 0, as (real, imaginary) x lane x ky x block of `half` wavenumbers kx; lanes past the last kx
+!! hold zeros. The Nyquist modes are not part of it: a derivative has no value there. The mean of q is kept, it moves nothing.
+!!
+!! The velocity w = u + i v travels as one complex field. From J = (d2/dx2 - d2/dy2)(u v) + d2/dxdy (v2 - u2) (Basdevant,
+!! J. Comput. Phys. 50, 209 (1983), doi:10.1016/0021-9991(83)90064-5) and w2 = u2 - v2 + 2 i u v follows, with Z the transform
+!! of w2 and c = 2 kx ky + i (kx2 - ky2), that J(k) = (c Z(k) + conj(c Z(-k))) / 4: two complex transforms a tendency.
+module trimtab_quasigeostrophic
+  use trimtab_kinds, only: rk, ik, pi
+  use trimtab_status, only: status_t, STATUS_BAD_PARAMETER
+  use trimtab_correction, only: correction_t
+  use trimtab_solver, only: solver_t
+  use trimtab_fft, only: plane_t, workspace_t, lanes, half, open_plane, close_plane, allocate_workspace, free_workspace, &
+                         columns_to_slab, slab_to_columns, rows_to_grid, grid_to_rows, modes_to_field, field_to_modes
+  use trimtab_text, only: json_real, json_integer, json_string, json_field, json_axis, namelist_sentence, all_finite
+  implicit none
+  private
+  public :: quasigeostrophic_t
+
+  !> What the namelist group &qg takes.
+  type :: parameters_t
+    integer(ik) :: n = 64                        !< grid points a direction, even
+    real(rk) :: viscosity = 0.0_rk
+    real(rk) :: hyperviscosity = 0.0_rk
+    integer(ik) :: hyperviscosity_order = 4      !< even; 4: -hyperviscosity lap lap q
+    real(rk) :: drag = 0.0_rk
+    real(rk) :: beta = 0.0_rk                    !< gradient of planetary vorticity
+    real(rk) :: forcing_amplitude = 0.0_rk
+    integer(ik) :: forcing_wavenumber = 4
+    character(8) :: dealiasing = '3/2'           !< '3/2': finer grid for products; '2/3': fewer modes; 'none'
+  end type parameters_t
+
+  type, extends(solver_t) :: quasigeostrophic_t
+    private
+    type(parameters_t) :: parameters
+    type(plane_t), pointer :: plane => null()
+    type(workspace_t) :: work
+    real(rk), allocatable :: inverse(:, :, :)      ! 1 / k2, zero for the mean; (half, -waves:waves, blocks)
+    real(rk), allocatable :: linear(:, :, :, :)    ! complex rate of the linear terms; (2, half, -waves:waves, blocks)
+    real(rk), allocatable :: modes(:)              ! modes of what the slot answered
+    real(rk), pointer, contiguous :: seen(:, :) => null(), answer(:, :) => null()   ! (n, members): what the slot reads, adds to
+  contains
+    procedure :: configure
+    procedure :: describe
+    procedure :: tendency
+    procedure :: enter
+    procedure :: leave
+    procedure :: correct
+    procedure :: release
+  end type quasigeostrophic_t
+
+contains
+
+  !> Read `&qg n, viscosity, ... /`, see parameters_t; sets the defaults of what it leaves out.
+  subroutine configure(self, lines, status)
+    class(quasigeostrophic_t), intent(inout) :: self
+    character(*), intent(in) :: lines(:)
+    type(status_t), intent(inout) :: status
+    type(parameters_t) :: parameters
+    integer(ik) :: waves
+
+    call read_parameters(lines, parameters, status)
+    if (.not. status%ok()) return
+    waves = largest_wavenumber(parameters)
+    call check_parameters(parameters, waves, status)
+    if (.not. status%ok()) return
+    call self%release()
+    self%parameters = parameters
+    if (parameters%dealiasing == '3/2') then
+      call open_plane(self%plane, parameters%n, waves, parameters%n / 2, 3_ik)
+    else
+      call open_plane(self%plane, parameters%n, waves, parameters%n, 1_ik)
+    end if
+    call allocate_workspace(self%plane, self%work)
+    call set_coefficients(self)
+    self%n = parameters%n**2
+    self%m = size(self%linear)
+    allocate (self%modes(self%m))
+  end subroutine configure
+
+  !> The namelist group &qg.
+  subroutine read_parameters(lines, parameters, status)
+    character(*), intent(in) :: lines(:)
+    type(parameters_t), intent(out) :: parameters
+    type(status_t), intent(inout) :: status
+    integer(ik) :: n, hyperviscosity_order, forcing_wavenumber
+    real(rk) :: viscosity, hyperviscosity, drag, beta, forcing_amplitude
+    character(8) :: dealiasing
+    character(256) :: message
+    integer :: code
+    namelist /qg/ n, viscosity, hyperviscosity, hyperviscosity_order, drag, beta, forcing_amplitude, forcing_wavenumber, dealiasing
+
+    n = parameters%n
+    viscosity = parameters%viscosity
+    hyperviscosity = parameters%hyperviscosity
+    hyperviscosity_order = parameters%hyperviscosity_order
+    drag = parameters%drag
+    beta = parameters%beta
+    forcing_amplitude = parameters%forcing_amplitude
+    forcing_wavenumber = parameters%forcing_wavenumber
+    dealiasing = parameters%dealiasing
+    read (lines, nml=qg, iostat=code, iomsg=message)
+    if (code /= 0) call status%raise(STATUS_BAD_PARAMETER, namelist_sentence('qg', &
+                        'n, viscosity, hyperviscosity, hyperviscosity_order, drag, beta, forcing_amplitude, '// &
+                        'forcing_wavenumber and dealiasing', code, message))
+    parameters = parameters_t(n, viscosity, hyperviscosity, hyperviscosity_order, drag, beta, forcing_amplitude, &
+                              forcing_wavenumber, dealiasing)
+  end subroutine read_parameters
+
+  !> The largest wavenumber that the state holds: below Nyquist, or below n / 3.
+  pure integer(ik) function largest_wavenumber(parameters)
+    type(parameters_t), intent(in) :: parameters
+    if (parameters%dealiasing == '2/3') then
+      largest_wavenumber = (parameters%n - 1) / 3
+    else
+      largest_wavenumber = parameters%n / 2 - 1
+    end if
+  end function largest_wavenumber
+
+  !> Refuse values that make no solver.
+  subroutine check_parameters(p, waves, status)
+    type(parameters_t), intent(in) :: p
+    integer(ik), intent(in) :: waves
+    type(status_t), intent(inout) :: status
+
+    if (p%n < 4 .or. p%n > 32768 .or. mod(p%n, 2_ik) /= 0) call status%raise(STATUS_BAD_PARAMETER, &
+      'qg: n must be an even number of grid points from 4 to 32768, not '//json_integer(p%n))
+    if (.not. all_finite([p%viscosity, p%hyperviscosity, p%drag, p%beta, p%forcing_amplitude])) &
+      call status%raise(STATUS_BAD_PARAMETER, &
+                        'qg: viscosity, hyperviscosity, drag, beta and forcing_amplitude must be finite numbers')
+    if (min(p%viscosity, p%hyperviscosity, p%drag) < 0) call status%raise(STATUS_BAD_PARAMETER, &
+      'qg: viscosity, hyperviscosity and drag take energy out and must not be negative')
+    if (p%hyperviscosity_order < 2 .or. p%hyperviscosity_order > 16 .or. mod(p%hyperviscosity_order, 2_ik) /= 0) &
+      call status%raise(STATUS_BAD_PARAMETER, &
+                        'qg: hyperviscosity_order must be even and from 2 to 16, not '//json_integer(p%hyperviscosity_order))
+    if (all(p%dealiasing /= ['3/2 ', '2/3 ', 'none'])) call status%raise(STATUS_BAD_PARAMETER, &
+      'qg: dealiasing is ''3/2'', ''2/3'' or ''none'', not '''//trim(p%dealiasing)//'''')
+    if (p%forcing_amplitude /= 0 .and. (p%forcing_wavenumber < 1 .or. p%forcing_wavenumber > waves)) &
+      call status%raise(STATUS_BAD_PARAMETER, 'qg: forcing_wavenumber must be from 1 to '//json_integer(waves)// &
+                        ', the largest that n and dealiasing keep, not '//json_integer(p%forcing_wavenumber))
+  end subroutine check_parameters
+
+  !> Tabulate what multiplies each mode.
+  subroutine set_coefficients(self)
+    class(quasigeostrophic_t), intent(inout) :: self
+    real(rk) :: square
+    integer(ik) :: kx, ky, lane, block, waves
+
+    waves = self%plane%waves
+    allocate (self%inverse(half, -waves:waves, self%plane%blocks), source=0.0_rk)
+    allocate (self%linear(2, half, -waves:waves, self%plane%blocks), source=0.0_rk)
+    associate (p => self%parameters)
+      do ky = -waves, waves
+        do kx = 0, waves
+          block = kx / half + 1
+          lane = mod(kx, half) + 1
+          square = real(kx, rk)**2 + real(ky, rk)**2
+          if (square > 0) self%inverse(lane, ky, block) = 1 / square
+          ! -beta v with v = i kx psi = -i kx q / k2
+          self%linear(1, lane, ky, block) = -p%drag - p%viscosity * square - p%hyperviscosity * square**(p%hyperviscosity_order / 2)
+          self%linear(2, lane, ky, block) = p%beta * kx * self%inverse(lane, ky, block)
+        end do
+      end do
+    end associate
+  end subroutine set_coefficients
+
+  !> JSON, see solver_t.
+  function describe(self) result(text)
+    class(quasigeostrophic_t), intent(in) :: self
+    character(:), allocatable :: text
+    real(rk) :: step
+    associate (p => self%parameters)
+      step = 2 * pi / p%n
+      text = '{"fields": ['//json_field('q', 'relative vorticity', '1', ['y', 'x'], [p%n, p%n], &
+                                        json_axis('y', 0.0_rk, step)//', '//json_axis('x', 0.0_rk, step))// &
+             '], "parameters": {"n": '//json_integer(p%n)//', "length": '//json_real(2 * pi)// &
+             ', "viscosity": '//json_real(p%viscosity)//', "hyperviscosity": '//json_real(p%hyperviscosity)// &
+             ', "hyperviscosity_order": '//json_integer(p%hyperviscosity_order)//', "drag": '//json_real(p%drag)// &
+             ', "beta": '//json_real(p%beta)//', "forcing_amplitude": '//json_real(p%forcing_amplitude)// &
+             ', "forcing_wavenumber": '//json_integer(p%forcing_wavenumber)// &
+             ', "dealiasing": '//json_string(p%dealiasing)//'}}'
+    end associate
+  end function describe
+
+  !> See solver_t.
+  subroutine tendency(self, t, x, dxdt)
+    class(quasigeostrophic_t), intent(inout) :: self
+    real(rk), intent(in) :: t
+    real(rk), intent(in), contiguous, target :: x(:, :)
+    real(rk), intent(out), contiguous, target :: dxdt(:, :)
+    integer :: member
+    do member = 1, size(x, 2)
+      call vorticity_tendency(self%plane, self%work, self%parameters, self%inverse, self%linear, x(:, member), dxdt(:, member))
+    end do
+  end subroutine tendency
+
+  !> dq/dt of one member.
+  subroutine vorticity_tendency(plane, work, parameters, inverse, linear, q, dqdt)
+    type(plane_t), intent(in) :: plane
+    type(workspace_t), intent(inout) :: work
+    type(parameters_t), intent(in) :: parameters
+    real(rk), intent(in) :: inverse(half, -plane%waves:plane%waves, plane%blocks)
+    real(rk), intent(in) :: linear(2, half, -plane%waves:plane%waves, plane%blocks)
+    real(rk), intent(in) :: q(2, half, -plane%waves:plane%waves, plane%blocks)
+    real(rk), intent(out) :: dqdt(2, half, -plane%waves:plane%waves, plane%blocks)
+    integer(ik) :: block, shift, row
+
+    do block = 1, plane%blocks
+      call velocity(plane%waves, block, inverse(:, :, block), q(:, :, :, block), work%strip%r)
+      call columns_to_slab(plane, work, block)
+    end do
+    do shift = 0, plane%shifts - 1
+      do row = shift * plane%rows + 1, shift * plane%rows + plane%points, lanes
+        call rows_to_grid(plane, work, row)
+        call square(size(work%values%c), work%values%c)
+        call grid_to_rows(plane, work, row)
+      end do
+    end do
+    do block = 1, plane%blocks
+      call slab_to_columns(plane, work, block)
+      call add_up(plane, block, work%strip%r, linear(:, :, :, block), q(:, :, :, block), dqdt(:, :, :, block))
+    end do
+    call force(plane, parameters, dqdt)
+  end subroutine vorticity_tendency
+
+  !> Modes of w = u + i v for kx and, half a strip further, for -kx: w(k) = (kx + i ky) q(k) / k2 and q(-k) = conj(q(k)).
+  pure subroutine velocity(waves, block, inverse, q, w)
+    integer(ik), intent(in) :: waves, block
+    real(rk), intent(in) :: inverse(half, -waves:waves)
+    real(rk), intent(in) :: q(2, half, -waves:waves)
+    real(rk), intent(out) :: w(2, lanes, -waves:waves)
+    real(rk) :: x, y, kx(half)
+    integer(ik) :: ky, l
+
+    kx = [(real(half * (block - 1) + l, rk), l=0, half - 1)]
+    do ky = -waves, waves
+      do l = 1, half
+        x = kx(l) * inverse(l, ky)
+        y = ky * inverse(l, ky)
+        w(1, l, ky) = x * q(1, l, ky) - y * q(2, l, ky)
+        w(2, l, ky) = x * q(2, l, ky) + y * q(1, l, ky)
+        w(1, l + half, -ky) = -(x * q(1, l, ky) + y * q(2, l, ky))
+        w(2, l + half, -ky) = x * q(2, l, ky) - y * q(1, l, ky)
+      end do
+    end do
+  end subroutine velocity
+
+  !> w2 in place: u2 - v2 + 2 i u v.
+  pure subroutine square(length, w)
+    integer, intent(in) :: length
+    complex(rk), intent(inout) :: w(length)
+    w = w * w
+  end subroutine square
+
+  !> dq/dt = linear q - J, from the modes of w2 for kx and, half a strip further, for -kx.
+  pure subroutine add_up(plane, block, z, linear, q, dqdt)
+    type(plane_t), intent(in) :: plane
+    integer(ik), intent(in) :: block
+    real(rk), intent(in) :: z(2, lanes, -plane%waves:plane%waves)
+    real(rk), intent(in) :: linear(2, half, -plane%waves:plane%waves)
+    real(rk), intent(in) :: q(2, half, -plane%waves:plane%waves)
+    real(rk), intent(out) :: dqdt(2, half, -plane%waves:plane%waves)
+    real(rk) :: scale, cr, ci, kx(half)
+    integer(ik) :: ky, l
+
+    kx = [(real(half * (block - 1) + l, rk), l=0, half - 1)]
+    scale = -0.25_rk / (real(plane%shifts * plane%points, rk)**2)
+    do ky = -plane%waves, plane%waves
+      do l = 1, half
+        cr = (2 * scale * ky) * kx(l)
+        ci = scale * (kx(l) - ky) * (kx(l) + ky)
+        dqdt(1, l, ky) = (linear(1, l, ky) * q(1, l, ky) - linear(2, l, ky) * q(2, l, ky)) &
+                         + (cr * (z(1, l, ky) + z(1, l + half, -ky)) - ci * (z(2, l, ky) + z(2, l + half, -ky)))
+        dqdt(2, l, ky) = (linear(1, l, ky) * q(2, l, ky) + linear(2, l, ky) * q(1, l, ky)) &
+                         + (cr * (z(2, l, ky) - z(2, l + half, -ky)) + ci * (z(1, l, ky) - z(1, l + half, -ky)))
+      end do
+    end do
+  end subroutine add_up
+
+  !> Add the steady forcing: half its amplitude in each of the modes (k, 0), (0, k), (0, -k).
+  pure subroutine force(plane, parameters, dqdt)
+    type(plane_t), intent(in) :: plane
+    type(parameters_t), intent(in) :: parameters
+    real(rk), intent(inout) :: dqdt(2, half, -plane%waves:plane%waves, plane%blocks)
+    integer(ik) :: k, lane, block
+
+    if (parameters%forcing_amplitude == 0) return
+    k = parameters%forcing_wavenumber
+    block = k / half + 1
+    lane = mod(k, half) + 1
+    dqdt(1, lane, 0, block) = dqdt(1, lane, 0, block) + parameters%forcing_amplitude / 2
+    dqdt(1, 1, k, 1) = dqdt(1, 1, k, 1) + parameters%forcing_amplitude / 2
+    dqdt(1, 1, -k, 1) = dqdt(1, 1, -k, 1) + parameters%forcing_amplitude / 2
+  end subroutine force
+
+  !> Grid values to modes, see solver_t.
+  subroutine enter(self, u, x)
+    class(quasigeostrophic_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: u(:, :)
+    real(rk), intent(out), contiguous, target :: x(:, :)
+    integer :: member
+    do member = 1, size(u, 2)
+      call field_to_modes(self%plane, self%work, u(:, member), x(:, member))
+    end do
+  end subroutine enter
+
+  !> Modes to grid values, see solver_t.
+  subroutine leave(self, x, u)
+    class(quasigeostrophic_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: x(:, :)
+    real(rk), intent(out), contiguous, target :: u(:, :)
+    integer :: member
+    do member = 1, size(x, 2)
+      call modes_to_field(self%plane, self%work, x(:, member), u(:, member))
+    end do
+  end subroutine leave
+
+  !> Let the slot see grid values and add the modes of its answer that the state holds, see solver_t.
+  subroutine correct(self, slot, x, weight, dxdt, status)
+    class(quasigeostrophic_t), intent(inout) :: self
+    type(correction_t), intent(inout) :: slot
+    real(rk), intent(in), contiguous, target :: x(:, :)
+    real(rk), intent(in) :: weight
+    real(rk), intent(inout), contiguous, target :: dxdt(:, :)
+    type(status_t), intent(inout) :: status
+    integer :: member
+
+    if (.not. slot%filled()) return
+    call hold(self%seen, int(self%n), size(x, 2))
+    call hold(self%answer, int(self%n), size(x, 2))
+    call self%leave(x, self%seen)
+    self%answer = 0.0_rk
+    call slot%apply(self%seen, weight, self%answer, status)
+    if (.not. status%ok()) return
+    do member = 1, size(x, 2)
+      call field_to_modes(self%plane, self%work, self%answer(:, member), self%modes)
+      dxdt(:, member) = dxdt(:, member) + self%modes
+    end do
+  end subroutine correct
+
+  !> Keep a buffer as long as its shape fits.
+  subroutine hold(buffer, n, members)
+    real(rk), pointer, contiguous, intent(inout) :: buffer(:, :)
+    integer, intent(in) :: n, members
+    if (associated(buffer)) then
+      if (size(buffer, 1) == n .and. size(buffer, 2) == members) return
+      deallocate (buffer)
+    end if
+    allocate (buffer(n, members))
+  end subroutine hold
+
+  !> Give back plans and buffers; may be called twice.
+  subroutine release(self)
+    class(quasigeostrophic_t), intent(inout) :: self
+    call close_plane(self%plane)
+    call free_workspace(self%work)
+    if (allocated(self%inverse)) deallocate (self%inverse, self%linear, self%modes)
+    if (associated(self%seen)) deallocate (self%seen)
+    if (associated(self%answer)) deallocate (self%answer)
+  end subroutine release
+end module trimtab_quasigeostrophic

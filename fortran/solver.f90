@@ -1,0 +1,89 @@
+! SPDX-License-Identifier: MIT
+!> What a solver is: a tendency on an internal state, and the way in and out of it.
+!!
+!! The state at the border, (n, members) float64, is what Python, files and the correction's window see. The internal state,
+!! (m, members), is what the integrator advances: the same numbers for an ODE, spectral coefficients for QG.
+module trimtab_solver
+  use trimtab_kinds, only: rk, ik
+  use trimtab_status, only: status_t, STATUS_UNSUPPORTED
+  use trimtab_correction, only: correction_t
+  implicit none
+  private
+  public :: solver_t
+
+  type, abstract :: solver_t
+    integer(ik) :: n = 0   !< length of the state at the border
+    integer(ik) :: m = 0   !< length of the internal state, in reals
+  contains
+    procedure(configure_i), deferred :: configure
+    procedure(describe_i), deferred :: describe
+    procedure(tendency_i), deferred :: tendency
+    procedure :: enter
+    procedure :: leave
+    procedure :: correct
+    procedure :: release
+  end type solver_t
+
+  abstract interface
+    !> Read this solver's namelist group, check every value, allocate, set n and m.
+    subroutine configure_i(self, lines, status)
+      import :: solver_t, status_t
+      implicit none
+      class(solver_t), intent(inout) :: self
+      character(*), intent(in) :: lines(:)      !< the namelist text, an internal file
+      type(status_t), intent(inout) :: status   !< STATUS_BAD_PARAMETER with a sentence
+    end subroutine configure_i
+
+    !> JSON object {"fields": [...], "parameters": {...}}: names, units, dimensions and the values in force.
+    function describe_i(self) result(text)
+      import :: solver_t
+      implicit none
+      class(solver_t), intent(in) :: self
+      character(:), allocatable :: text
+    end function describe_i
+
+    !> dx/dt of the physics for all members at once.
+    subroutine tendency_i(self, t, x, dxdt)
+      import :: solver_t, rk
+      implicit none
+      class(solver_t), intent(inout) :: self
+      real(rk), intent(in) :: t                                   !< time
+      real(rk), intent(in), contiguous, target :: x(:, :)         !< internal states (m, members)
+      real(rk), intent(out), contiguous, target :: dxdt(:, :)     !< (m, members)
+    end subroutine tendency_i
+  end interface
+
+contains
+
+  !> From the border to the internal state; the identity unless a solver says otherwise.
+  subroutine enter(self, u, x)
+    class(solver_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: u(:, :)    !< (n, members)
+    real(rk), intent(out), contiguous, target :: x(:, :)   !< (m, members)
+    x = u
+  end subroutine enter
+
+  !> From the internal state to the border; the identity unless a solver says otherwise.
+  subroutine leave(self, x, u)
+    class(solver_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: x(:, :)    !< (m, members)
+    real(rk), intent(out), contiguous, target :: u(:, :)   !< (n, members)
+    u = x
+  end subroutine leave
+
+  !> Add the correction to a tendency: the one line where physics and network meet.
+  subroutine correct(self, slot, x, weight, dxdt, status)
+    class(solver_t), intent(inout) :: self
+    type(correction_t), intent(inout) :: slot
+    real(rk), intent(in), contiguous, target :: x(:, :)         !< internal states (m, members)
+    real(rk), intent(in) :: weight                              !< see correction_function
+    real(rk), intent(inout), contiguous, target :: dxdt(:, :)   !< (m, members), added to
+    type(status_t), intent(inout) :: status
+    call slot%apply(x, weight, dxdt, status)
+  end subroutine correct
+
+  !> Give back what is not an allocatable component (plans, C memory); nothing by default.
+  subroutine release(self)
+    class(solver_t), intent(inout) :: self
+  end subroutine release
+end module trimtab_solver

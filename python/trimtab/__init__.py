@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""trimtab trains a neural correction inside a Fortran solver that nobody can differentiate.
+
+    solver = trimtab.open_solver("qg", n=64, dt=8e-4, viscosity=5e-5, drag=0.1)
+    correction = trimtab.Correction(network, solver.spec)
+    states = trimtab.rollout(solver, correction, u0, steps=20, gradient="static")
+    loss(states).backward()
+
+The names below are the face; they are imported when first used, so that `import trimtab` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "open_solver": "trimtab.bridge.fortran_solver",
+    "Correction": "trimtab.correction",
+    "rollout": "trimtab.rollout",
+    "StaticEGA": "trimtab.gradient",
+    "NoGradient": "trimtab.gradient",
+    "Window": "trimtab.window",
+    "Solver": "trimtab.solver",
+    "load_experiment": "trimtab.config",
+    "Trainer": "trimtab.trainer",
+    "TrimtabError": "trimtab.errors",
+}
+_MODULES = ("networks", "gradient", "scores", "errors")
+
+__all__ = [*_HOME, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"trimtab.{name}")
+    else:
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

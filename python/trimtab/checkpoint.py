@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints: one file that holds all a run needs to go on, and all a solver needs to be corrected.
+
+A file is a dictionary saved by torch, of tensors, numbers, strings, lists and dictionaries only, so that it is read
+without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields),
+correction (weights and normalisation), best (the same for the best epoch so far, or None), optimiser, random, progress
+(position in the training), history (rows of metrics.csv), versions, revision, threads.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import random
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trimtab.config import FREE_TO_CHANGE, Experiment, changed_keys, parse_experiment
+from trimtab.correction import Correction
+from trimtab.errors import CheckpointError, TrimtabError
+from trimtab.files import replacing
+from trimtab.networks import build_network
+from trimtab.state import SolverSpec
+
+FORMAT = "trimtab checkpoint"
+VERSION = 1
+NAMES = ("offline", "best", "last")
+PACKAGES = ("trimtab", "torch", "numpy", "xarray", "netCDF4", "f90wrap")
+
+
+class Run(NamedTuple):
+    """A run folder.
+
+    Attributes:
+        folder: the folder.
+        experiment: what was trained, complete.
+        checkpoints: the files that are there, by "offline", "best" and "last".
+    """
+
+    folder: Path
+    experiment: Experiment
+    checkpoints: dict[str, Path]
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read what a run folder holds.
+
+    Args:
+        folder: the RUN that `Trainer` wrote.
+
+    Returns:
+        Its experiment and checkpoints.
+
+    Raises:
+        CheckpointError: not a run folder.
+    """
+    folder = Path(folder)
+    file = folder / "experiment.toml"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is not a run folder, it has no experiment.toml; give the --out of a training.")
+    experiment = parse_experiment(file.read_text(encoding="utf-8"), str(file))
+    paths = {name: folder / f"{name}.pt" for name in NAMES}
+    return Run(folder, experiment, {name: path for name, path in paths.items() if path.is_file()})
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: the file.
+        content: everything but format and version.
+    """
+    with replacing(path) as partial:
+        torch.save({"format": FORMAT, "version": VERSION, **content}, partial)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code of its.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content, tensors on the CPU.
+
+    Raises:
+        CheckpointError: missing, cut short, corrupt, or not one of trimtab's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not check the sums of what it reads
+            damaged = archive.testzip()
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and zipfile raise a dozen kinds for a damaged file
+        raise CheckpointError(f"{path} is not a checkpoint or is damaged; use another of the run's, or start it again "
+                              f"({type(error).__name__}).") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged; use another checkpoint of the run, or start it again.")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a file of torch, but no checkpoint of trimtab.")
+    if content.get("version") != VERSION:
+        raise CheckpointError(f"{path} has version {content.get('version')} and this trimtab reads {VERSION}; use the "
+                              f"trimtab that wrote it ({content.get('versions', {}).get('trimtab', 'unknown')}).")
+    return content
+
+
+def build_correction(experiment: Experiment, spec: SolverSpec) -> Correction:
+    """The untrained correction of an experiment, from torch's global generator.
+
+    Args:
+        experiment: whose sections [network] and [correction] count.
+        spec: the solver's.
+
+    Returns:
+        The correction, with the normalisation that the experiment gives, else none.
+
+    Raises:
+        ConfigError: a network or features that do not exist or do not fit.
+    """
+    config = experiment.correction
+    network = build_network(experiment.network.name, **experiment.network.options).to(getattr(torch, config.dtype))
+    given = {}
+    if config.input_mean:
+        given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}
+    return Correction(network, spec, features=config.features, **given)
+
+
+def load_correction(path: str | Path, spec: SolverSpec) -> Correction:
+    """The trained correction of a checkpoint, for a solver.
+
+    Args:
+        path: a checkpoint.
+        spec: the solver's; a network that allows it may run on another grid than it was trained on.
+
+    Returns:
+        The correction, in evaluation mode.
+
+    Raises:
+        CheckpointError: see `read_checkpoint`; or a solver with other fields, or weights that do not fit.
+    """
+    content = read_checkpoint(path)
+    trained, asked = [one["name"] for one in content["state"]], [one.name for one in spec.fields]
+    if trained != asked:
+        raise CheckpointError(f"{path} was trained for a state of {', '.join(trained)}; the solver {spec.solver} has "
+                              f"{', '.join(asked)}.")
+    correction = build_correction(parse_experiment(content["experiment"], str(path)), spec)
+    try:
+        correction.load_state_dict(content["correction"])
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights of {path} do not fit the network or the solver's size {spec.size}; open "
+                              "the solver as the run's experiment.toml says.") from error
+    return correction.eval()
+
+
+def check_same_experiment(content: dict[str, Any], experiment: Experiment, path: Path) -> None:
+    """Refuse to go on with another experiment than a checkpoint's.
+
+    Args:
+        content: of the checkpoint.
+        experiment: to be gone on with.
+        path: of the checkpoint.
+
+    Raises:
+        CheckpointError: a key other than `FREE_TO_CHANGE` differs.
+    """
+    try:
+        saved = parse_experiment(content["experiment"], str(path))
+    except TrimtabError as error:
+        raise CheckpointError(f"The experiment in {path} is not one of this trimtab's: {error}") from error
+    changed = [key for key in changed_keys(saved, experiment)
+               if key not in FREE_TO_CHANGE and key.split(".")[0] not in FREE_TO_CHANGE]
+    if changed:
+        raise CheckpointError(f"{path} belongs to another experiment: {', '.join(changed)} changed. Undo that, or "
+                              "train into another folder; only training.epochs and [score] may change on resume.")
+
+
+def state_of(spec: SolverSpec) -> list[dict[str, Any]]:
+    """Names and shapes of the fields, as a checkpoint holds them."""
+    return [{"name": one.name, "units": one.units, "dims": list(one.dims), "shape": list(one.shape)}
+            for one in spec.fields]
+
+
+def random_states() -> dict[str, Any]:
+    """All random states of this process: torch's (and its devices'), numpy's and Python's."""
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002  a user's network may draw from the global one
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(words, dtype=np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` gave."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, words, *rest = states["numpy"]
+    np.random.set_state((kind, words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    random.setstate(states["python"])
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions, the git revision trimtab runs from ("" when it is installed), and torch's threads."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = ""
+    return {"versions": versions, "revision": _revision(), "threads": torch.get_num_threads()}
+
+
+def _revision() -> str:
+    here = Path(__file__)
+    answer = ""
+    # A package installed inside somebody's repository is not of that repository: it must hold this very file.
+    for command in ("ls-files --error-unmatch " + here.name, "describe --always --dirty --abbrev=40 --match="):
+        try:
+            done = subprocess.run(["git", "-C", str(here.parent), *command.split()], capture_output=True, text=True,
+                                  timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        answer = done.stdout.strip()
+    return answer

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""The correction: network + normalisation + what the state is -> an additive tendency in physical units.
+
+Features that follow from the state are computed here, in torch, so that autograd sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import ConfigError, InputError
+from trimtab.networks import network_dtype
+from trimtab.state import SolverSpec
+
+FEATURES = ("q", "psi", "u", "v")
+
+
+class Correction(nn.Module):
+    """M_theta: a network in normalised units, as a tendency of the solver's state.
+
+    On a grid (one field of two dimensions) the network sees (B, C, y, x), one channel a feature, and returns
+    (B, 1, y, x); otherwise it sees and returns (B, N). The network works in its own precision (float32 is the normal
+    case); states come and tendencies go in the precision of the caller.
+
+    Args:
+        network: any torch module.
+        spec: the solver's.
+        features: channels, of "q" (the state), "psi" (its stream function), "u", "v" (velocity); for a grid of
+            vorticity only. Empty for ("q",) on a grid.
+        input_mean, input_scale: one number a channel (or component), or one for all; the network sees
+            (input - mean) / scale.
+        output_scale: one number a component, or one for all; the tendency is scale * output, in the state's unit per
+            unit of time.
+
+    Raises:
+        ConfigError: unknown features, features without a grid, a normalisation of another length or a scale of 0.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: SolverSpec,
+        *,
+        features: Sequence[str] = (),
+        input_mean: Sequence[float] | float = 0.0,
+        input_scale: Sequence[float] | float = 1.0,
+        output_scale: Sequence[float] | float = 1.0,
+    ):
+        super().__init__()
+        self.network = network
+        self.grid = spec.grid if len(spec.grid) == 2 else None
+        self.size = spec.size
+        self.features = tuple(features) or (("q",) if self.grid else ())
+        unknown = [name for name in self.features if name not in FEATURES]
+        if unknown:
+            raise ConfigError(f"Unknown feature {unknown[0]!r}; a correction can see {', '.join(FEATURES)}.")
+        if self.features and not self.grid:
+            raise ConfigError(f"The solver {spec.solver} has no grid: leave features empty, the network sees the state.")
+        channels = len(self.features) if self.grid else self.size
+        outputs = 1 if self.grid else self.size
+        dtype = network_dtype(network)
+        self.register_buffer("input_mean", _numbers("input_mean", input_mean, channels, dtype))
+        self.register_buffer("input_scale", _numbers("input_scale", input_scale, channels, dtype))
+        self.register_buffer("output_scale", _numbers("output_scale", output_scale, outputs, dtype))
+        self.input_mean: Tensor
+        self.input_scale: Tensor
+        self.output_scale: Tensor
+        if self.grid:
+            self._prepare_derivatives(spec)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network."""
+        return network_dtype(self.network)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Tendency of given states.
+
+        Args:
+            u: (B, N) states, float32 or float64.
+
+        Returns:
+            (B, N) tendency in physical units, dtype of u.
+
+        Raises:
+            InputError: the network's output has another shape.
+        """
+        output = self.network(self.inputs(u))
+        expected = (u.shape[0], 1, *self.grid) if self.grid else u.shape
+        if output.shape != expected:
+            raise InputError(f"The network returned shape {tuple(output.shape)}; "
+                             f"the correction needs {tuple(expected)}: mend the network's last layer.")
+        return (output.reshape(u.shape) * self.output_scale).to(u.dtype)
+
+    def inputs(self, u: Tensor) -> Tensor:
+        """What the network sees: features of the states, normalised.
+
+        Args:
+            u: (B, N) states.
+
+        Returns:
+            (B, C, y, x) on a grid, else (B, N), in the network's precision.
+        """
+        u = u.to(self.dtype)
+        if not self.grid:
+            return (u - self.input_mean) / self.input_scale
+        shape = (1, -1, 1, 1)
+        return (self._features(u) - self.input_mean.view(shape)) / self.input_scale.view(shape)
+
+    @torch.no_grad()
+    def fit_normalisation(self, states: Any, tendencies: Any = None) -> None:
+        """Set mean and scale of the inputs from states, and the scale of the output from tendencies.
+
+        Args:
+            states: (M, N) float64, numpy or torch.
+            tendencies: (M, N) in the state's unit per unit of time; None leaves the output scale as it is.
+
+        Raises:
+            InputError: an input or a tendency that does not vary, so that no scale can be found.
+        """
+        u = torch.as_tensor(states).to(self.input_mean.device, torch.float64)
+        values = self._features(u).transpose(0, 1).flatten(1) if self.grid else u.T
+        self.input_mean.copy_(values.mean(1))
+        self.input_scale.copy_(_spread("input", values.std(1)))
+        if tendencies is not None:
+            t = torch.as_tensor(tendencies).to(self.input_mean.device, torch.float64)
+            spread = t.square().mean().sqrt().reshape(1) if self.grid else t.square().mean(0).sqrt()
+            # A component whose tendency needs no correction still gets a scale, the largest's, so that nothing divides by 0.
+            self.output_scale.copy_(torch.where(spread > 0, spread, _spread("tendency", spread.max())))
+
+    def _features(self, u: Tensor) -> Tensor:
+        q = u.view(-1, *self.grid)  # type: ignore[misc]
+        if self.features == ("q",):
+            return q.unsqueeze(1)
+        spectral = torch.fft.rfft2(q)
+        psi = spectral * self.inverse_laplacian
+        maps = {
+            "q": lambda: q,
+            "psi": lambda: torch.fft.irfft2(psi, s=self.grid),
+            "u": lambda: torch.fft.irfft2(-1j * self.ky * psi, s=self.grid),
+            "v": lambda: torch.fft.irfft2(1j * self.kx * psi, s=self.grid),
+        }
+        return torch.stack([maps[name]() for name in self.features], dim=1)
+
+    def _prepare_derivatives(self, spec: SolverSpec) -> None:
+        ny, nx = spec.grid
+        length = float(spec.parameters.get("length", 2 * torch.pi))
+        unit = 2 * torch.pi / length
+        kx = torch.fft.rfftfreq(nx, 1 / nx, dtype=torch.float64) * unit
+        ky = (torch.fft.fftfreq(ny, 1 / ny, dtype=torch.float64) * unit)[:, None]
+        # The Nyquist wave has no derivative on the grid, and the solver drops it.
+        kx[-1], ky[ny // 2] = 0.0, 0.0
+        square = kx**2 + ky**2
+        inverse = torch.where(square > 0, -1 / square, 0.0)
+        inverse[:, -1], inverse[ny // 2] = 0.0, 0.0
+        dtype = self.dtype
+        for name, values in (("inverse_laplacian", inverse), ("kx", kx), ("ky", ky)):
+            self.register_buffer(name, values.to(dtype), persistent=False)
+        self.inverse_laplacian: Tensor
+        self.kx: Tensor
+        self.ky: Tensor
+
+
+def _numbers(name: str, values: Sequence[float] | float, length: int, dtype: torch.dtype) -> Tensor:
+    numbers = torch.as_tensor(values, dtype=dtype).flatten()
+    if numbers.numel() == 1:
+        numbers = numbers.repeat(length)
+    if numbers.numel() != length:
+        raise ConfigError(f"{name} holds {numbers.numel()} numbers; give one, or one for each of the {length} channels.")
+    if "scale" in name and not (numbers.isfinite() & (numbers != 0)).all():
+        raise ConfigError(f"{name} = {numbers.tolist()} must hold finite numbers other than 0.")
+    return numbers.clone()
+
+
+def _spread(what: str, values: Tensor) -> Tensor:
+    if not (values.isfinite() & (values > 0)).all():
+        raise InputError(f"The {what} does not vary over the training data (standard deviation {values.tolist()}): "
+                         "set input_mean, input_scale and output_scale by hand in [correction].")
+    return values

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""A trained correction at work: RUN -> correction -> hybrid run -> netCDF, written as it goes."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import xarray as xr
+
+import trimtab
+from trimtab.checkpoint import Run, load_correction
+from trimtab.config import Experiment
+from trimtab.correction import Correction
+from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError
+from trimtab.reference import Progress, make_reference, silent
+from trimtab.solver import Solver
+from trimtab.state import SolverSpec
+from trimtab.targets import Targets
+
+CHUNK_BYTES = 2**25  # of states held at once
+PIECES = 50          # of a run, at least: between two the progress is told and the file is up to date
+
+
+def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> Correction:
+    """The correction a training left behind.
+
+    Args:
+        run: see `load_run`.
+        spec: of the solver it will act in.
+        checkpoint: "best", "last" or "offline".
+
+    Returns:
+        The correction, to be given to `Solver.advance`.
+
+    Raises:
+        CheckpointError: the run has no such checkpoint, or it does not fit.
+    """
+    if checkpoint not in run.checkpoints:
+        there = ", ".join(run.checkpoints) or "none yet: let the training reach its first checkpoint"
+        raise CheckpointError(f"{run.folder} has no checkpoint {checkpoint!r}; there is {there}.")
+    return load_correction(run.checkpoints[checkpoint], spec)
+
+
+def held_out_starts(
+    experiment: Experiment, spec: SolverSpec, members: int, progress: Progress = silent
+) -> np.ndarray:
+    """Initial states from the held-out runs: the first snapshot of each, then later ones at even spacing.
+
+    Args:
+        experiment: whose reference run is used, and made when it is not there.
+        spec: the solver's.
+        members: how many.
+        progress: told how far the making of a reference run is.
+
+    Returns:
+        (members, N) float64.
+
+    Raises:
+        ConfigError: more members than held-out snapshots, or no held-out run.
+    """
+    path = make_reference(experiment, spec, progress=progress)
+    targets = Targets(path, spec, experiment.reference, experiment.training.stride * spec.dt)
+    try:
+        test = targets.runs("test")
+        runs, length = test.shape[:2]
+        if members < 1 or members > runs * length:
+            raise ConfigError(f"--members {members}: the held-out runs hold {runs * length} snapshots to start from.")
+        rounds = -(-members // runs)
+        times = np.linspace(0, length - 1, rounds + 1).astype(int)[:rounds]
+        return np.stack([test[member % runs, int(times[member // runs])] for member in range(members)])
+    finally:
+        targets.close()
+
+
+def file_starts(path: str | Path, spec: SolverSpec, members: int = 0) -> tuple[np.ndarray, float]:
+    """Initial states from a netCDF file: its last record, so that the output of one run starts the next.
+
+    Args:
+        path: a file with the solver's fields, dimensions ([time], [member or run], ...).
+        spec: the solver's.
+        members: how many, the first of the file; 0 for all.
+
+    Returns:
+        (B, N) float64 and the time of the record (0 when the file has none).
+
+    Raises:
+        DataError: no such file, a missing variable, another grid, or too few members.
+        InputError: a value that is not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"There is no file {path} to start from.")
+    try:
+        with xr.open_dataset(path, decode_times=False) as file:
+            last = (file.isel(time=-1) if "time" in file.dims else file).load()
+    except (OSError, ValueError, RuntimeError, IndexError) as error:
+        raise DataError(f"{path} cannot be read as a netCDF file with at least one record, it may be cut short "
+                        f"({type(error).__name__}).") from error
+    parts = []
+    for field in spec.fields:
+        if field.name not in last:
+            raise DataError(f"{path} has no variable {field.name!r} ({field.long_name}).")
+        values = last[field.name].to_numpy().astype(np.float64)
+        if values.shape[-len(field.shape) :] != field.shape:
+            raise DataError(f"The variable {field.name!r} of {path} has the shape {values.shape}; the solver needs "
+                            f"{field.shape} ({', '.join(field.dims)}), after any members.")
+        parts.append(values.reshape(-1, field.size))
+    states = np.concatenate(parts, axis=1)
+    time = float(last["time"]) if "time" in last.coords else 0.0
+    if members > len(states):
+        raise DataError(f"{path} holds {len(states)} states to start from, fewer than --members {members}.")
+    return spec.check_states(states[: members or None], f"the last record of {path}"), time
+
+
+def forward(
+    solver: Solver,
+    correction: Any,
+    start: np.ndarray,
+    steps: int,
+    out: str | Path,
+    *,
+    every: int = 1,
+    time: float = 0.0,
+    attributes: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Run the hybrid forward and write it to a netCDF file as it goes, in pieces of bounded memory.
+
+    The file's dimensions are (time, member, ...); it holds each field with its name and unit, the coordinates, and
+    `failed_step`. A member that blows up is missing from then on, the others go on.
+
+    Args:
+        solver: the solver.
+        correction: module (B, N) -> (B, N), or None for the solver alone.
+        start: (B, N) float64.
+        steps: inner steps, a multiple of `every`.
+        out: the file.
+        every: inner steps between two records.
+        time: of the initial state.
+        attributes: more global attributes.
+        overwrite: replace a file that is there.
+        progress: told how far it is.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: steps that are no multiple of `every`, or a file that is already there.
+        BlowUpError: a member left the finite numbers; what was computed is in the file.
+    """
+    if steps < 1 or every < 1 or steps % every:
+        raise ConfigError(f"--steps {steps} must be a positive multiple of --every {every}.")
+    spec, records = solver.spec, steps // every
+    states = spec.check_states(start)
+    failed = np.zeros(len(states), dtype=np.int32)
+    alive = np.arange(len(states))
+    most = max(1, min(CHUNK_BYTES // (8 * states.size), -(-records // PIECES)))
+    with _output(Path(out), spec, len(states), attributes or {}, overwrite) as file:
+        _write(file, spec, 0, np.array([time]), states[None])
+        for first in range(0, records, most):
+            count = min(most, records - first)
+            window = solver.advance(states[alive], count, correction=correction, stride=every,
+                                    time=time + first * every * spec.dt, on_blow_up="mark")
+            block = np.full((count, len(states), spec.size), np.nan)
+            block[:, alive] = window.states[1:]
+            at_failure = np.asarray(window.failed_step)
+            failed[alive] = np.where(at_failure > 0, first * every + at_failure, 0)
+            alive = alive[window.alive]
+            kept = count if alive.size else max(0, (int(failed.max()) - 1) // every - first)
+            times = time + np.arange(first + 1, first + kept + 1) * every * spec.dt
+            _write(file, spec, first + 1, times, block[:kept])
+            file["failed_step"][:] = failed
+            states = block[-1]
+            progress((first + count) / records, f"run: step {(first + count) * every} of {steps}")
+            if alive.size == 0:
+                break
+    if failed.any():
+        raise BlowUpError(_blow_up_sentence(failed, spec, time, Path(out)), failed)
+    return Path(out)
+
+
+@contextmanager
+def _output(
+    path: Path, spec: SolverSpec, members: int, attributes: Mapping[str, str], overwrite: bool
+) -> Iterator[netCDF4.Dataset]:
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} is already there: give another --out, or --overwrite.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"There is no folder {path.parent} to write {path.name} to.")
+    try:
+        file = netCDF4.Dataset(path, "w")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
+    try:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        file.setncatts({"Conventions": "CF-1.11", "title": f"{spec.solver}, run forward by trimtab",
+                        "source": f"trimtab {trimtab.__version__}, solver {spec.solver}",
+                        "history": f"{now} trimtab run", "solver": spec.solver, "dt": spec.dt,
+                        "parameters": ", ".join(f"{key} = {value}" for key, value in spec.parameters.items()),
+                        **attributes})
+        file.createDimension("time", None)
+        file.createDimension("member", members)
+        clock = file.createVariable("time", "f8", ("time",))
+        clock.setncatts({"long_name": "time", "units": spec.time_units, "axis": "T"})
+        number = file.createVariable("member", "i4", ("member",))
+        number.setncatts({"long_name": "member", "standard_name": "realization", "units": "1"})
+        number[:] = np.arange(members)
+        failed = file.createVariable("failed_step", "i4", ("member",))
+        failed.setncatts({"long_name": "step at which the member blew up, 0 when it did not", "units": "1"})
+        failed[:] = 0
+        for field in spec.fields:
+            for dim, length in zip(field.dims, field.shape, strict=True):
+                if dim not in file.dimensions:
+                    file.createDimension(dim, length)
+                    if dim in field.coords:
+                        axis = file.createVariable(dim, "f8", (dim,))
+                        axis.setncatts({"long_name": dim, "units": "1"})
+                        if dim in ("x", "y"):
+                            axis.axis = dim.upper()
+                        axis[:] = field.coords[dim]
+            variable = file.createVariable(field.name, "f8", ("time", "member", *field.dims), fill_value=np.nan,
+                                           chunksizes=(1, 1, *field.shape) if field.size >= 1024 else None)
+            variable.setncatts({"long_name": field.long_name, "units": field.units})
+        yield file
+    finally:
+        file.close()
+
+
+def _write(file: netCDF4.Dataset, spec: SolverSpec, first: int, times: np.ndarray, states: np.ndarray) -> None:
+    """Records `first` on; the file is up to date afterwards."""
+    if len(times) == 0:
+        return
+    file["time"][first : first + len(times)] = times
+    for name, values in spec.split(states).items():
+        file[name][first : first + len(times)] = values
+    file.sync()
+
+
+def _blow_up_sentence(failed: np.ndarray, spec: SolverSpec, time: float, out: Path) -> str:
+    members = np.flatnonzero(failed)
+    first = int(members[np.argmin(failed[members])])
+    step = int(failed[first])
+    who = "The run" if failed.size == 1 else f"{members.size} of {failed.size} members (first member {first})"
+    return (f"{who} blew up at step {step}, time {time + step * spec.dt:.6g}; what was computed before is kept in "
+            f"{out}: shorten dt, or train the correction on longer windows.")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""Exceptions, and the Fortran status codes they come from.
+
+Every message is one sentence that names what is wrong, where, and the remedy. An exception raised inside a network
+keeps its own type and traceback and is not wrapped.
+"""
+
+from __future__ import annotations
+
+
+class TrimtabError(Exception):
+    """Base of every exception trimtab raises by itself."""
+
+
+class ConfigError(TrimtabError, ValueError):
+    """An experiment, an option or a parameter is unknown, missing or out of range."""
+
+
+class InputError(TrimtabError, ValueError):
+    """An array has the wrong shape, dtype or a value that is not finite."""
+
+
+class DataError(TrimtabError, ValueError):
+    """A data file is missing, cut short, or does not fit the solver."""
+
+
+class CheckpointError(TrimtabError, RuntimeError):
+    """A checkpoint is missing, corrupt, or belongs to another experiment."""
+
+
+class SolverError(TrimtabError, RuntimeError):
+    """The solver refused or failed; the sentence is the solver's own."""
+
+
+class CorrectionError(SolverError):
+    """The correction failed inside the solver, or never ran."""
+
+
+class BlowUpError(SolverError):
+    """The state left the finite numbers.
+
+    Attributes:
+        steps: (B,) int, inner step at which each member failed, 0 for a member that did not.
+    """
+
+    def __init__(self, message: str, steps):
+        super().__init__(message)
+        self.steps = steps
+
+
+# The same numbers and order as in fortran/status.f90; tests/test_house.py holds them together.
+STATUS: dict[int, tuple[str, type[TrimtabError] | None]] = {
+    0: ("OK", None),
+    1: ("BAD_PARAMETER", ConfigError),
+    2: ("UNKNOWN_SOLVER", ConfigError),
+    3: ("BAD_HANDLE", SolverError),
+    4: ("BAD_SHAPE", InputError),
+    5: ("BLOW_UP", BlowUpError),
+    6: ("CORRECTION_FAILED", CorrectionError),
+    7: ("INTERRUPTED", SolverError),
+    8: ("NOT_FINITE", InputError),
+    9: ("UNSUPPORTED", SolverError),
+}

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Files that are whole or not there at all, and folders that one process at a time writes to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimtab.errors import DataError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that a reader, or a run killed at any moment, sees the old one or the new one, never a part.
+
+    Args:
+        path: the file; its folder must exist. One process at a time may write it.
+
+    Yields:
+        A path in the same folder, to be written; renamed to `path` when the block ends without an exception.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder: a second process waits or is refused. The lock ends with the process, however it ends.
+
+    Args:
+        folder: an existing folder.
+        wait: wait for the other process instead of refusing.
+
+    Raises:
+        DataError: another process holds it, and wait is False.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise DataError(f"Another process is writing to {folder}; wait for it, or give another folder.") from error
+        yield
+    finally:
+        os.close(handle)

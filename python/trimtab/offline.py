@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""The a priori phase: fit the correction to the tendency that the solver misses on the truth's own states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimtab.correction import Correction
+from trimtab.phase import Phase, cosine
+from trimtab.sections import OfflineConfig, TrainingConfig
+from trimtab.solver import Solver
+from trimtab.targets import Targets, Windows
+
+LABEL_BATCH = 256  # states advanced at once
+SAMPLE = 2048      # states that fix the normalisation, and most that validate
+EPOCHS = 50        # most rows of metrics.csv for this phase
+
+
+class Labels:
+    """States of the truth and the tendency the solver misses there, (truth(t + T) - Psi(truth(t))) / T.
+
+    Psi is the solver alone, run for the time T: the outer step h, or with sparse targets the multiple of h at which the
+    next snapshot comes.
+
+    Args:
+        solver: without correction.
+        windows: of length `targets.gap`.
+        stride: inner steps an outer step.
+        keep: compute all labels at the first call and keep them, instead of those asked for at every call.
+    """
+
+    def __init__(self, solver: Solver, windows: Windows, stride: int, *, keep: bool):
+        self.solver, self.windows, self.stride, self.keep = solver, windows, stride, keep
+        self.outer = windows.targets.gap
+        self._all: np.ndarray | None = None
+
+    def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States and labels of some windows; those on which the solver alone blows up are left out.
+
+        Args:
+            indices: (B,) int.
+
+        Returns:
+            (B', N) float64 states and (B', N) float64 labels in the state's unit per unit of time, B' <= B.
+        """
+        if self._all is None and self.keep:
+            everything = np.arange(len(self.windows))
+            parts = np.array_split(everything, math.ceil(len(everything) / LABEL_BATCH))
+            self._all = np.concatenate([self._compute(part)[1] for part in parts])
+        if self._all is None:
+            states, labels = self._compute(indices)
+        else:
+            states, labels = self.windows.batch(indices, (0,))[0], self._all[indices]
+        finite = np.isfinite(labels).all(axis=1)
+        return (states, labels) if finite.all() else (states[finite], labels[finite])
+
+    def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        start, end = self.windows.batch(indices, (0, self.outer))
+        window = self.solver.advance(start, 1, stride=self.stride * self.outer, on_blow_up="mark")
+        return start, (end - window.states[1]) / window.h
+
+
+def fit_normalisation(correction: Correction, solver: Solver, targets: Targets, training: TrainingConfig) -> None:
+    """Set a correction's means and scales from states of the training runs and their labels.
+
+    Args:
+        correction: its buffers are set.
+        solver: without correction.
+        targets: the reference run.
+        training: whose window and stride count.
+
+    Raises:
+        InputError: an input or all labels do not vary.
+    """
+    labels = Labels(solver, targets.windows("training", targets.gap, training.window), training.stride, keep=False)
+    correction.fit_normalisation(*labels.get(labels.windows.spread(SAMPLE)))
+
+
+class Offline(Phase):
+    """Adam on the mean square of (M(u) - label) / output scale, with a cosine decay of the rate.
+
+    An epoch is a pass over the training states, or a fiftieth of the steps when that is longer.
+
+    Args:
+        config: [offline].
+        training: [training], whose seed, window and stride count.
+        solver, correction, targets: what is trained, and on what.
+    """
+
+    name = "offline"
+
+    def __init__(self, config: OfflineConfig, training: TrainingConfig, solver: Solver, correction: Correction,
+                 targets: Targets):
+        self.config, self.correction = config, correction
+        self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
+        self.labels, self.held_out = (
+            Labels(solver, targets.windows(purpose, targets.gap, training.window), training.stride,
+                   keep=targets.in_memory)
+            for purpose in ("training", "validation")
+        )
+        a_pass = math.ceil(len(self.labels.windows) / self.batch)
+        self._steps = max(1, min(config.steps, max(a_pass, math.ceil(config.steps / EPOCHS))))
+        self.epochs = math.ceil(config.steps / self._steps)
+
+    def size(self, epoch: int) -> int:
+        """See `Phase.size`."""
+        return len(self.labels.windows)
+
+    def steps(self, epoch: int) -> int:
+        """See `Phase.steps`; the last epoch may be shorter."""
+        return min(self._steps, self.config.steps - epoch * self._steps)
+
+    def rate(self, epoch: int, step: int) -> float:
+        """See `Phase.rate`."""
+        return cosine(self.config.rate, self.config.rate_end, (epoch * self._steps + step) / self.config.steps)
+
+    def window(self, epoch: int) -> int:
+        """See `Phase.window`."""
+        return self._window
+
+    def loss(self, indices: np.ndarray, epoch: int) -> tuple[Tensor, int]:
+        """See `Phase.loss`; 1 is about what no correction gives."""
+        return self._loss(self.labels, indices)
+
+    @torch.no_grad()
+    def validate(self, boundary: Callable[[], None]) -> tuple[float, int]:
+        """See `Phase.validate`."""
+        total, count, dropped = 0.0, 0, 0
+        indices = self.held_out.windows.spread(SAMPLE)
+        for first in range(0, len(indices), LABEL_BATCH):
+            boundary()
+            chosen = indices[first : first + LABEL_BATCH]
+            loss, lost = self._loss(self.held_out, chosen)
+            total += float(loss) * (len(chosen) - lost) if lost < len(chosen) else 0.0
+            count, dropped = count + len(chosen) - lost, dropped + lost
+        return total / count if count else float("nan"), dropped
+
+    def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
+        states, labels = (torch.from_numpy(one) for one in source.get(indices))
+        misfit = (self.correction(states) - labels) / self.correction.output_scale
+        return misfit.square().mean(), len(indices) - len(states)

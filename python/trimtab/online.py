@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The a posteriori phase: run the hybrid over windows of the truth and learn from where it ends up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimtab.correction import Correction
+from trimtab.gradient import get_gradient
+from trimtab.loss import alive, mean_square
+from trimtab.phase import Phase, cosine
+from trimtab.rollout import rollout
+from trimtab.sections import TrainingConfig
+from trimtab.solver import Solver
+from trimtab.targets import Targets, Windows
+
+VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
+
+
+class Online(Phase):
+    """Rollouts with a gradient variant, mean square over the chosen lead times.
+
+    Args:
+        config: [training].
+        solver, correction, targets: what is trained, and on what.
+
+    Raises:
+        ConfigError: an unknown gradient, or no target within a window.
+        DataError: runs too short for a window.
+    """
+
+    name = "online"
+
+    def __init__(self, config: TrainingConfig, solver: Solver, correction: Correction, targets: Targets):
+        self.config, self.solver, self.correction = config, solver, correction
+        self.epochs, self.batch, self.seed = config.epochs, config.batch, config.seed
+        self.gradient = get_gradient(config.gradient, **config.gradient_options)
+        lengths = {config.window, *(window for _, window in config.curriculum)}
+        self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
+        self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
+        self.held_out = targets.windows("validation", config.window)
+        self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
+
+    def size(self, epoch: int) -> int:
+        """See `Phase.size`."""
+        return len(self.windows[self.window(epoch)])
+
+    def steps(self, epoch: int) -> int:
+        """See `Phase.steps`."""
+        return self.config.steps_per_epoch or -(-self.size(epoch) // self.batch)
+
+    def rate(self, epoch: int, step: int) -> float:
+        """See `Phase.rate`."""
+        config = self.config
+        if config.rate_drop_every:
+            return config.rate * 0.1 ** (epoch // config.rate_drop_every)
+        return cosine(config.rate, config.rate_end, (self._before[epoch] + step) / self._before[-1])
+
+    def window(self, epoch: int) -> int:
+        """See `Phase.window`."""
+        return self.config.window_at(epoch)
+
+    def loss(self, indices: np.ndarray, epoch: int) -> tuple[Tensor, int]:
+        """See `Phase.loss`; in the square of the state's unit."""
+        config, steps = self.config, self.window(epoch)
+        start, truth = self._batch(self.windows[steps], indices, self.leads[steps])
+        states = rollout(self.solver, self.correction, start, steps, gradient=self.gradient, stride=config.stride,
+                         on_blow_up="mark" if config.on_blow_up == "drop" else "raise")
+        return mean_square(states, truth, self._chosen(steps)), len(indices) - int(alive(states).sum())
+
+    @torch.no_grad()
+    def validate(self, boundary: Callable[[], None]) -> tuple[float, int]:
+        """See `Phase.validate`."""
+        steps, stride, leads = self.config.window, self.config.stride, self.leads[self.config.window]
+        indices = self.held_out.spread(self.config.validate_windows)
+        members = max(1, VALIDATION_VALUES // (self.solver.spec.size * (steps + 1)))
+        total, count, dropped = 0.0, 0, 0
+        for first in range(0, len(indices), members):
+            boundary()
+            start, truth = self._batch(self.held_out, indices[first : first + members], leads)
+            window = self.solver.advance(start, steps, correction=self.correction, stride=stride, on_blow_up="mark")
+            finite = int(window.alive.sum())
+            if finite:
+                total += finite * float(mean_square(torch.from_numpy(window.states), truth, self._chosen(steps)))
+            count, dropped = count + finite, dropped + start.shape[0] - finite
+        return total / count if count else float("nan"), dropped
+
+    def _chosen(self, steps: int) -> list[int]:
+        """Leads for the loss; none when it is all of them, which is a view of the states and not a copy."""
+        return self.leads[steps] if len(self.leads[steps]) < steps else []
+
+    @staticmethod
+    def _batch(windows: Windows, indices: np.ndarray, leads: list[int]) -> tuple[Tensor, Tensor]:
+        """Initial states (B, N) and truth (L, B, N)."""
+        states = torch.from_numpy(windows.batch(indices, (0, *leads)))
+        return states[0], states[1:]

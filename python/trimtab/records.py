@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""What a run tells while it trains: metrics.csv, event files for TensorBoard, log.txt.
+
+metrics.csv has one row an epoch, the first (epoch 0, step 0) before any step. Columns:
+
+    phase              offline or online
+    epoch, step        epochs and optimiser steps of this phase done so far
+    window             outer steps of a window in this epoch
+    rate               learning rate of its last step
+    loss               mean over its steps of the training loss (offline: in units of the output scale, 1 is no skill;
+                       online: in the square of the state's unit); empty where there is none
+    validation         the loss on held-out windows
+    gradient_norm      mean 2-norm of the gradient before clipping
+    dropped            training windows that blew up and were left out
+    skipped            steps not taken because loss or gradient was not finite
+    validation_dropped held-out windows that blew up
+    seconds            wall time of the epoch; the only column that is not the same when a run is repeated or resumed
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from trimtab.files import replacing
+
+COLUMNS = ("phase", "epoch", "step", "window", "rate", "loss", "validation", "gradient_norm", "dropped", "skipped",
+           "validation_dropped", "seconds")
+CURVES = ("rate", "loss", "validation", "gradient_norm", "dropped", "skipped")
+log = logging.getLogger("trimtab")
+
+
+class Records:
+    """The files of a run folder that grow with it.
+
+    Args:
+        folder: the run folder.
+        history: the rows of `COLUMNS` so far; metrics.csv is written anew from them, so that rows of epochs that a
+            resumed run does again are not there twice. The list is appended to.
+        offline_steps: optimiser steps of the offline phase, so that TensorBoard shows one phase after the other.
+    """
+
+    def __init__(self, folder: Path, history: list[list[Any]], offline_steps: int):
+        self.history, self.offline_steps = history, offline_steps
+        path = folder / "metrics.csv"
+        with replacing(path) as partial:
+            partial.write_text("".join(map(_line, [COLUMNS, *history])), encoding="utf-8")
+        self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  open as long as the run
+        purge = self._at(history[-1]) + 1 if history else 0
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+
+    def add(self, row: Sequence[Any]) -> None:
+        """Append one row of `COLUMNS`."""
+        self.history.append(list(row))
+        self._metrics.write(_line(row))
+        values = dict(zip(COLUMNS, row, strict=True))
+        for name in CURVES:
+            if values[name] == values[name]:  # not NaN
+                self._events.add_scalar(f"{values['phase']}/{name}", values[name], self._at(row))
+        told = ("phase", "epoch", "step", "loss", "validation", "dropped", "skipped", "seconds")
+        log.info("%s epoch %d, step %d: loss %.4g, validation %.4g, %d dropped, %d skipped, %.1f s",
+                 *(values[name] for name in told))
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._metrics.close()
+        self._events.close()
+
+    def _at(self, row: Sequence[Any]) -> int:
+        values = dict(zip(COLUMNS, row, strict=True))
+        return int(values["step"]) + (self.offline_steps + 1) * (values["phase"] == "online")
+
+
+def _line(row: Sequence[Any]) -> str:
+    return ",".join("" if value != value else str(value) for value in row) + "\n"

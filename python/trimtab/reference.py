@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""The reference run: the truth's solver run forward, filtered to the solver's grid, kept in one netCDF file.
+
+The file is named after its parameters and kept in a cache. Finished runs survive a kill; the file is whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import netCDF4
+import numpy as np
+
+import trimtab
+from trimtab import errors
+from trimtab.config import Experiment
+from trimtab.errors import BlowUpError, ConfigError, SolverError
+from trimtab.files import only_writer, replacing
+from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
+from trimtab.state import SolverSpec
+
+FORMAT = 1  # part of the key: raise it when the same parameters no longer give the same file
+SMALL_WORK = 3e7  # inner steps times grid points, about two seconds: not worth starting processes for
+
+
+class Progress(Protocol):
+    """What wants to know how far a long task is."""
+
+    def __call__(self, fraction: float, text: str) -> None:
+        """Take note.
+
+        Args:
+            fraction: done part of the present stage, 0 to 1.
+            text: the stage ("reference", "offline", "online"), a colon, and what it is doing.
+        """
+        ...
+
+
+def silent(fraction: float, text: str) -> None:
+    """The progress of somebody who does not want to know."""
+
+
+def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
+    """The recipe of an experiment's reference run.
+
+    Args:
+        experiment: whose sections [solver], [reference] and [training] count.
+        spec: what the experiment's solver says of itself.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: a time that is not a whole number of steps of the truth's solver.
+    """
+    reference = experiment.reference
+    changes, coarse = dict(reference.solver), dict(reference.coarse)
+    own = {} if "name" in changes else {"name": experiment.solver.name, **experiment.solver.options}
+    truth = {**own, **changes}
+    coarse_spin_up = coarse.pop("spin_up", 0.0)
+    if "dt" not in truth:
+        raise ConfigError("The truth's solver needs its time step: give dt in reference.solver.")
+    recipe = Recipe(
+        truth=truth,
+        coarse={**truth, **coarse} if coarse_spin_up else {},
+        coarse_spin_up=coarse_spin_up,
+        spin_up=reference.spin_up,
+        interval=reference.interval or experiment.training.stride * spec.dt,
+        snapshots=reference.snapshots,
+        runs=reference.training_runs + reference.validation_runs + reference.test_runs,
+        initial=reference.initial,
+        perturbation=reference.perturbation,
+        seed=reference.seed,
+        filter=reference.filter,
+        filter_width=reference.filter_width,
+        shapes={one.name: one.shape for one in spec.fields},
+    )
+    whole_steps(recipe.interval, truth["dt"], "reference.interval (or the outer step)")
+    whole_steps(recipe.spin_up, truth["dt"], "reference.spin_up")
+    if recipe.coarse:
+        whole_steps(coarse_spin_up, recipe.coarse["dt"], "reference.coarse.spin_up")
+    return recipe
+
+
+def reference_path(experiment: Experiment, spec: SolverSpec) -> Path:
+    """The file of an experiment's reference run, there or not: the user's own, or the one in the cache.
+
+    The cache is the folder that TRIMTAB_CACHE names, `.trimtab-cache` in the current one by default.
+    """
+    if experiment.reference.file:
+        return Path(experiment.reference.file)
+    text = f"{FORMAT} {recipe_of(experiment, spec).to_json()}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Path(os.environ.get("TRIMTAB_CACHE") or ".trimtab-cache") / f"reference-{key}.nc"
+
+
+def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Opener | None = None,
+                   progress: Progress = silent, workers: int = 0) -> Path:
+    """The reference run of an experiment, computed unless it is there.
+
+    Args:
+        experiment: see `recipe_of`; a file of the user's own is returned as it is.
+        spec: what the experiment's solver says of itself.
+        open_solver: opens the truth's solver by name and keywords; None for `trimtab.open_solver`, and only then can
+            processes share the runs.
+        progress: told how far it is.
+        workers: processes; 0 for one a core, or this one alone when the work is small. The bits do not depend on it.
+
+    Returns:
+        The netCDF file: one variable a field of the solver, (run, time, ...), float64, in the field's unit.
+
+    Raises:
+        ConfigError: parameters that do not fit the solver.
+        BlowUpError: the truth left the finite numbers.
+        SolverError: a process that computed runs was ended from outside.
+    """
+    path = reference_path(experiment, spec)
+    if experiment.reference.file or path.is_file():
+        return path
+    recipe = recipe_of(experiment, spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(path.parent, wait=True):
+        if path.is_file():  # made while this process waited
+            return path
+        parts = path.with_suffix(".parts")
+        parts.mkdir(exist_ok=True)
+        missing = [run for run in range(recipe.runs) if not part_path(parts, run).is_file()]
+        alone = open_solver is not None or not sys.executable or len(missing) <= 1
+        workers = 1 if alone else min(workers or _workers(recipe), len(missing))
+        if workers > 1:
+            _share(recipe, missing, parts, workers, progress)
+        else:
+            for run in missing:
+                for fraction in make_run(recipe, run, parts, open_solver or trimtab.open_solver):
+                    done = recipe.runs - len(missing) + missing.index(run) + fraction
+                    progress(done / recipe.runs, f"reference: run {run + 1} of {recipe.runs}")
+        _write(path, recipe, spec, parts)
+        shutil.rmtree(parts)
+    return path
+
+
+def _workers(recipe: Recipe) -> int:
+    size = int(recipe.truth.get("n", 1)) ** max(len(shape) for shape in recipe.shapes.values())
+    steps = (recipe.spin_up + recipe.interval * recipe.snapshots) / recipe.truth["dt"]
+    if recipe.runs * steps * size < SMALL_WORK:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _share(recipe: Recipe, runs: list[int], parts: Path, workers: int, progress: Progress) -> None:
+    """Interpreters of their own, which need no `if __name__ == "__main__"` in a user's script, as a pool's would."""
+    command = [sys.executable, "-c", "from trimtab.reference_run import work; work()"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    processes: list[subprocess.Popen[str]] = []
+
+    def listen(process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            messages.put(json.loads(line))
+        messages.put(None)
+
+    try:
+        for i in range(workers):
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                       env=environment)
+            processes.append(process)
+            task = {"recipe": json.loads(recipe.to_json()), "runs": runs[i::workers], "folder": str(parts.resolve())}
+            if process.stdin:
+                process.stdin.write(json.dumps(task))
+                process.stdin.close()
+            threading.Thread(target=listen, args=(process,), daemon=True).start()
+        fractions, listening = dict.fromkeys(range(recipe.runs), 1.0) | dict.fromkeys(runs, 0.0), workers
+        while listening:
+            message = messages.get()
+            if message is None:
+                listening -= 1
+            elif "error" in message:
+                kind = getattr(errors, message["error"])
+                raise kind(message["text"], None) if kind is BlowUpError else kind(message["text"])
+            else:
+                fractions[message["run"]] = message["fraction"]
+                done = sum(fraction == 1 for fraction in fractions.values())
+                progress(sum(fractions.values()) / recipe.runs, f"reference: {done} of {recipe.runs} runs done")
+        for process in processes:
+            if process.wait() != 0:
+                raise SolverError(f"A process that computed reference runs ended with code {process.returncode}"
+                                  " (-9 is most often too little memory); start again, finished runs are kept.")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _write(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
+    """The parts as one netCDF file, run by run."""
+    with replacing(path) as partial, netCDF4.Dataset(partial, "w") as file:
+        file.title = f"reference run of {spec.solver}: {recipe.truth['name']}, filter {recipe.filter}"
+        file.source = f"trimtab {trimtab.__version__}"
+        file.recipe = recipe.to_json()
+        file.seed = recipe.seed
+        file.createDimension("run", recipe.runs)
+        file.createDimension("time", recipe.snapshots)
+        _coordinate(file, "run", np.arange(recipe.runs), "number of the run", "1")
+        _coordinate(file, "time", recipe.interval * np.arange(recipe.snapshots), "time since the end of the spin-up",
+                    spec.time_units)
+        for field in spec.fields:
+            for dim, length in zip(field.dims, field.shape, strict=True):
+                if dim not in file.dimensions:
+                    file.createDimension(dim, length)
+                    if dim in field.coords:
+                        _coordinate(file, dim, field.coords[dim], f"{dim} coordinate", "1")
+            variable = file.createVariable(field.name, "f8", ("run", "time", *field.dims), fill_value=False)
+            variable.long_name, variable.units = field.long_name, field.units
+        for run in range(recipe.runs):
+            states = np.load(part_path(parts, run), mmap_mode="r")
+            for name, values in spec.split(states).items():
+                file[name][run] = values
+
+
+def _coordinate(file: netCDF4.Dataset, name: str, values: np.ndarray, long_name: str, units: str) -> None:
+    variable = file.createVariable(name, values.dtype, (name,), fill_value=False)
+    variable[:] = values
+    variable.long_name, variable.units = long_name, units

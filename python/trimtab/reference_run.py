@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT
+"""One run of the truth's solver, filtered to the solver's grid; several processes may share the runs.
+
+Every run is computed alone, so that its bits depend neither on how many runs there are nor on who shares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import trimtab
+from trimtab.errors import ConfigError, TrimtabError
+from trimtab.files import replacing
+from trimtab.filters import coarsen, random_vorticity, refine
+from trimtab.solver import Solver
+from trimtab.state import SolverSpec
+
+CHUNK_BYTES = 2**25  # of the truth's states held at once
+SPIN_UP_STEPS = 256  # between two signs of life; part of a run's bits, because a recorded state is entered again
+Opener = Callable[..., Solver]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a reference run depends on.
+
+    Args:
+        truth: keywords of `open_solver` for the truth, with its name.
+        coarse: the same for a cheaper spin-up before; empty for none.
+        coarse_spin_up, spin_up: time with each before the first snapshot.
+        interval: time between snapshots.
+        snapshots, runs: their numbers.
+        initial, perturbation, seed, filter, filter_width: see `ReferenceConfig`.
+        shapes: shape of each field of the solver, by name.
+    """
+
+    truth: Mapping[str, Any]
+    coarse: Mapping[str, Any]
+    coarse_spin_up: float
+    spin_up: float
+    interval: float
+    snapshots: int
+    runs: int
+    initial: tuple[float, ...]
+    perturbation: float
+    seed: int
+    filter: str
+    filter_width: float
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def to_json(self) -> str:
+        """As text, the same for the same parameters."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, default=dict)
+
+
+def whole_steps(time: float, dt: float, what: str) -> int:
+    """Number of steps dt in a time.
+
+    Raises:
+        ConfigError: not a whole number, within rounding.
+    """
+    steps = round(time / dt)
+    if not math.isclose(steps * dt, time, rel_tol=1e-9, abs_tol=1e-12):
+        raise ConfigError(f"{what} = {time:g} is not a whole number of steps dt = {dt:g}.")
+    return steps
+
+
+def part_path(folder: Path, run: int) -> Path:
+    """File of one finished run: (snapshots, N) float64 in numpy's format."""
+    return folder / f"run-{run:05d}.npy"
+
+
+def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener) -> Iterator[float]:
+    """Compute one run and leave it in its part file.
+
+    Args:
+        recipe: the parameters.
+        run: its number, which with the seed decides its initial state.
+        folder: of the part files.
+        open_solver: opens a solver by name and keywords.
+
+    Yields:
+        The done part, 0 to 1.
+
+    Raises:
+        ConfigError: the truth's solver does not fit the solver.
+        BlowUpError: the truth left the finite numbers.
+    """
+    generator = np.random.default_rng((recipe.seed, run))
+    truth = open_solver(**recipe.truth)
+    coarse = open_solver(**recipe.coarse) if recipe.coarse else truth
+    try:
+        _filtered(recipe, truth.spec, np.zeros((1, truth.spec.size)))  # what does not fit is refused before the spin-up
+        stride = whole_steps(recipe.interval, truth.spec.dt, "reference.interval")
+        spin_up = [(truth, whole_steps(recipe.spin_up, truth.spec.dt, "reference.spin_up"))]
+        if recipe.coarse:
+            spin_up.insert(0, (coarse, whole_steps(recipe.coarse_spin_up, coarse.spec.dt, "reference.coarse.spin_up")))
+        work = sum(solver.spec.size * steps for solver, steps in spin_up)
+        work += truth.spec.size * stride * (recipe.snapshots - 1)
+        done = 0
+        state = _initial(recipe, coarse.spec, run, generator)
+        for solver, steps in spin_up:
+            if state.shape[1] != solver.spec.size:
+                state = _refined(state, coarse.spec, solver.spec)
+            for first in range(0, steps, SPIN_UP_STEPS):
+                inner = min(SPIN_UP_STEPS, steps - first)
+                state = solver.advance(state, 1, stride=inner).states[1]
+                done += inner * solver.spec.size
+                yield done / work
+        chunk = max(1, CHUNK_BYTES // (8 * truth.spec.size))
+        with replacing(part_path(folder, run)) as partial:
+            out = np.lib.format.open_memmap(partial, "w+", np.float64, (recipe.snapshots, _size(recipe)))
+            out[0], at = _filtered(recipe, truth.spec, state)[0], 1
+            while at < recipe.snapshots:
+                count = min(chunk, recipe.snapshots - at)
+                states = truth.advance(state, count, stride=stride, time=(at - 1) * recipe.interval).states
+                out[at : at + count] = _filtered(recipe, truth.spec, states[1:, 0])
+                state, at, done = states[-1].copy(), at + count, done + count * stride * truth.spec.size
+                yield done / work
+            out.flush()
+            del out
+    finally:
+        truth.close()
+        coarse.close()
+
+
+def work() -> None:
+    """A process of `reference.make_reference`: reads its task as JSON, writes its progress as JSON lines.
+
+    It ends when its reader does: writing to a closed pipe is an error.
+    """
+    messages = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not mix with the messages
+    task = json.load(sys.stdin)
+    recipe = Recipe(**task["recipe"])
+    try:
+        for run in task["runs"]:
+            for fraction in make_run(recipe, run, Path(task["folder"]), trimtab.open_solver):
+                messages.write(json.dumps({"run": run, "fraction": fraction}) + "\n")
+    except BrokenPipeError:
+        os._exit(1)  # nobody listens any more; leave without a word
+    except TrimtabError as error:
+        messages.write(json.dumps({"error": type(error).__name__, "text": str(error)}) + "\n")
+        sys.exit(1)
+
+
+def _size(recipe: Recipe) -> int:
+    return sum(math.prod(shape) for shape in recipe.shapes.values())
+
+
+def _initial(recipe: Recipe, spec: SolverSpec, run: int, generator: np.random.Generator) -> np.ndarray:
+    if not recipe.initial:
+        if len(spec.grid) != 2:
+            raise ConfigError(f"reference.initial is empty: give the {spec.size} numbers of an initial state of "
+                              f"{spec.solver} (only a field on a grid can start from a random one).")
+        return random_vorticity((spec.grid[0], spec.grid[1]), generator).reshape(1, -1)
+    if len(recipe.initial) not in (1, spec.size):
+        raise ConfigError(f"reference.initial holds {len(recipe.initial)} numbers; the truth's solver {spec.solver} "
+                          f"needs {spec.size}, or one for all.")
+    state = np.full((1, spec.size), recipe.initial[0]) if len(recipe.initial) == 1 else np.array([recipe.initial])
+    if run > 0 or len(recipe.initial) == 1:
+        state = state + recipe.perturbation * generator.standard_normal(state.shape)
+    return state
+
+
+def _refined(state: np.ndarray, spec: SolverSpec, finer: SolverSpec) -> np.ndarray:
+    if len(spec.grid) != 2:
+        raise ConfigError(f"The spin-up of {spec.solver} in reference.coarse has another size than the truth; "
+                          "only a field on a plane can change its grid.")
+    return refine(state.reshape(1, *spec.grid), (finer.grid[0], finer.grid[1])).reshape(1, -1)
+
+
+def _filtered(recipe: Recipe, spec: SolverSpec, states: np.ndarray) -> np.ndarray:
+    """(T, N of the truth) to (T, N of the solver)."""
+    views, parts = spec.split(states), []
+    for name, shape in recipe.shapes.items():
+        if name not in views:
+            raise ConfigError(f"The truth's solver {spec.solver} has no field {name!r}; it has {', '.join(views)}.")
+        view = views[name]
+        if len(shape) == 2:
+            view = coarsen(view, (shape[0], shape[1]), recipe.filter, recipe.filter_width)
+        elif view.shape[1:] != tuple(shape):
+            raise ConfigError(f"The field {name!r} has shape {view.shape[1:]} in the truth and {tuple(shape)} in the "
+                              "solver; only fields on a plane can be filtered.")
+        parts.append(view.reshape(len(states), -1))
+    return np.concatenate(parts, axis=1)

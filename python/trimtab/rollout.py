@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""A rollout as one differentiable torch operation: Fortran runs it forward, the reverse sweep runs it backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from trimtab.errors import ConfigError
+from trimtab.gradient import Gradient, Tape, get_gradient
+from trimtab.gradient.sweep import sweep
+from trimtab.solver import OnBlowUp, Solver
+
+
+def rollout(
+    solver: Solver,
+    correction: nn.Module | None,
+    u0: Any,
+    steps: int,
+    *,
+    gradient: str | Gradient = "static",
+    stride: int = 1,
+    on_blow_up: OnBlowUp = "raise",
+    chunk: int = 0,
+) -> Tensor:
+    """Run the hybrid from u0; backward() fills the gradients of the correction's parameters and of u0.
+
+    Args:
+        solver: any `Solver`.
+        correction: module (B, N) -> (B, N), a tendency; None for the solver alone.
+        u0: (B, N) float64, numpy or torch; a torch tensor may require grad.
+        steps: number of outer steps K.
+        gradient: a variant's name or object.
+        stride: inner steps an outer step, h = stride * solver.spec.dt.
+        on_blow_up: "raise", or "mark": a member that leaves the finite numbers is NaN from then on and gives no gradient.
+        chunk: largest number of states in one vector-Jacobian product of the network; 0 chooses.
+
+    Returns:
+        (K+1, B, N) float64 states, the first is u0; they require grad when a parameter or u0 does.
+
+    Raises:
+        InputError, BlowUpError, CorrectionError: see `Solver.advance`.
+        ConfigError: steps or stride below 1, an unknown gradient.
+
+    Source:
+        Ouala et al., arXiv 2311.10665.
+    """
+    variant = get_gradient(gradient)
+    if steps < 1 or stride < 1:
+        raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
+    parameters = [one for one in correction.parameters() if one.requires_grad] if correction is not None else []
+    start = u0 if isinstance(u0, Tensor) else torch.from_numpy(solver.spec.check_states(u0))
+    call = _Call(solver, correction, steps, stride, on_blow_up, variant, chunk)
+    states: Tensor = _Rollout.apply(call, start.cpu(), *parameters)
+    return states.to(start.device)
+
+
+class _Call:
+    """What the operation needs besides tensors."""
+
+    def __init__(self, solver: Solver, correction: nn.Module | None, steps: int, stride: int, on_blow_up: OnBlowUp,
+                 variant: Gradient, chunk: int):
+        self.solver, self.correction, self.steps, self.stride = solver, correction, steps, stride
+        self.on_blow_up, self.variant, self.chunk = on_blow_up, variant, chunk
+
+
+class _Rollout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, u0: Tensor, *parameters: Tensor) -> Tensor:
+        window = call.solver.advance(
+            u0, call.steps, correction=call.correction, stride=call.stride, on_blow_up=call.on_blow_up
+        )
+        states = torch.from_numpy(window.states)
+        ctx.call, ctx.h, ctx.alive = call, window.h, torch.from_numpy(window.alive)
+        ctx.save_for_backward(states, *parameters)  # so that changing either in place before backward() is refused
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        states, *parameters = ctx.saved_tensors
+        if not ctx.alive.all():
+            mask = ctx.alive[:, None]
+            states, grad_states = torch.where(mask, states, 0.0), torch.where(mask, grad_states, 0.0)
+        correction = call.correction if call.correction is not None else nn.Identity()
+        tape = Tape(states, ctx.h, call.stride, call.solver, correction)
+        gradients, grad_u0 = sweep(tape, call.variant, grad_states, parameters, call.chunk)
+        return None, grad_u0 if ctx.needs_input_grad[1] else None, *gradients

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""What trimtab asks of a solver: describe itself, run forward, close. Nothing is ever differentiated."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from trimtab.state import SolverSpec
+from trimtab.window import Window
+
+OnBlowUp = Literal["raise", "mark"]
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A numerical code that advances states; any class with these three members is one."""
+
+    spec: SolverSpec
+
+    def advance(
+        self,
+        u0: Any,
+        steps: int,
+        *,
+        correction: Any = None,
+        stride: int = 1,
+        time: float = 0.0,
+        on_blow_up: OnBlowUp = "raise",
+    ) -> Window:
+        """Run the hybrid (or, without a correction, the solver) forward from given states.
+
+        Args:
+            u0: (B, N) float64, numpy or torch.
+            steps: number of outer steps K.
+            correction: torch module (B, N) -> (B, N), a tendency in the state's unit per unit of time; None for none.
+            stride: inner steps of length `spec.dt` an outer step, so h = stride * dt.
+            time: time of u0.
+            on_blow_up: "raise", or "mark": a member that leaves the finite numbers is NaN from then on, the others go on.
+
+        Returns:
+            The window, states (K+1, B, N).
+
+        Raises:
+            InputError: u0 has the wrong shape or dtype or is not finite.
+            BlowUpError: a member left the finite numbers and on_blow_up is "raise".
+            CorrectionError: the correction did not run; an exception of its own is raised again with its own type.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the solver holds; a second call does nothing."""
+        ...

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""Field names, shapes and units, and the way between them and the flat vector a flow is a map of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trimtab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a solver's state.
+
+    Args:
+        name: short name, the variable's name in files.
+        long_name: what it is, in words.
+        units: its unit; "1" when non-dimensional.
+        dims: names of its dimensions, slowest first.
+        shape: their lengths, in the same order.
+        coords: one (length,) float64 array a dimension.
+    """
+
+    name: str
+    long_name: str
+    units: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    coords: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of values of the field."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class SolverSpec:
+    """What a solver says of itself: everything Python knows of it is read back from it, never typed twice.
+
+    Args:
+        solver: its name.
+        dt: inner time step, in `time_units`.
+        order: order of its time integrator.
+        fields: the fields, in the order in which the flat state holds them.
+        time_units: unit of time; "1" when non-dimensional.
+        parameters: the parameters in force, by name.
+    """
+
+    solver: str
+    dt: float
+    order: int
+    fields: tuple[Field, ...]
+    time_units: str = "1"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Length N of one state."""
+        return sum(one.size for one in self.fields)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shape of the state as the network sees it: the field's own when there is one field, else (N,)."""
+        return self.fields[0].shape if len(self.fields) == 1 else (self.size,)
+
+    def split(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        """Views of the fields in flat states.
+
+        Args:
+            states: (..., N) array.
+
+        Returns:
+            One (..., *shape) view a field name.
+        """
+        views, start = {}, 0
+        for one in self.fields:
+            views[one.name] = states[..., start : start + one.size].reshape(*states.shape[:-1], *one.shape)
+            start += one.size
+        return views
+
+    def check_states(self, states: Any, name: str = "u0") -> np.ndarray:
+        """States as the solver takes them.
+
+        Args:
+            states: (B, N) float64, a numpy array or a torch tensor.
+            name: what to call it in a refusal.
+
+        Returns:
+            (B, N) float64 C-contiguous array; the same memory when nothing had to be copied.
+
+        Raises:
+            InputError: another shape, dtype, or a value that is not finite.
+        """
+        if hasattr(states, "detach"):
+            states = states.detach().cpu().numpy()
+        if not isinstance(states, np.ndarray):
+            raise InputError(f"{name} must be a numpy array or a torch tensor of shape (members, {self.size}), "
+                             f"not {type(states).__name__}.")
+        if states.dtype != np.float64:
+            raise InputError(f"{name} has dtype {states.dtype}; the solver {self.solver} works in float64: "
+                             f"convert it on purpose with .astype('float64') or .double().")
+        if states.ndim != 2 or states.shape[1] != self.size:
+            raise InputError(f"{name} has shape {tuple(states.shape)}; the solver {self.solver} takes "
+                             f"(members, {self.size}), each state flattened in the order {self._order()}.")
+        if states.shape[0] == 0:
+            raise InputError(f"{name} holds no member; give at least one state of length {self.size}.")
+        finite = np.isfinite(states).all(axis=1)
+        if not finite.all():
+            raise InputError(f"{name} holds a NaN or an infinity in member {int(np.argmin(finite))}; "
+                             f"remove that member or mend its data.")
+        return np.ascontiguousarray(states)
+
+    def _order(self) -> str:
+        return ", ".join(f"{one.name}({', '.join(one.dims)})" for one in self.fields)

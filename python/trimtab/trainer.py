@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: MIT
+"""The training loop: offline, then online; every step can be the last, and the next run goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import trimtab
+from trimtab import checkpoint
+from trimtab.config import Experiment, dump_experiment, load_experiment
+from trimtab.errors import CheckpointError, SolverError
+from trimtab.files import only_writer, replacing
+from trimtab.offline import Offline, fit_normalisation
+from trimtab.online import Online
+from trimtab.phase import Phase
+from trimtab.records import Records, log
+from trimtab.reference import Progress, make_reference, silent
+from trimtab.reference_run import Opener
+from trimtab.targets import Targets
+
+EXIT_CODES = {"finished": 0, "stopped early": 0, "interrupted": 130, "terminated": 143}  # 128 + the signal's number
+OUTPUTS = ("last.pt", "best.pt", "offline.pt", "metrics.csv")
+PROGRESS_SECONDS = 0.1
+
+
+@dataclass
+class Position:
+    """Where a run is; with weights, optimiser and random states, everything that the next step depends on."""
+
+    phase: str = "offline"
+    entered: bool = False        # the phase has begun: its epoch 0 is recorded
+    epoch: int = 0               # epochs of the phase done
+    step: int = 0                # steps of this epoch done
+    losses: float = 0.0          # sum over this epoch's taken steps
+    norms: float = 0.0
+    dropped: int = 0             # in this epoch
+    skipped: int = 0
+    dropped_in_all: int = 0
+    skipped_in_all: int = 0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    best_validation: float = math.inf
+    best_dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended.
+
+    Attributes:
+        status: "finished", "stopped early", or after a signal "terminated" (SIGTERM) or "interrupted" (SIGINT).
+        folder: the run folder.
+        best_epoch, best_validation: the epoch that validated best, and its loss.
+        dropped: training windows that blew up.
+        skipped: steps not taken because loss or gradient was not finite.
+    """
+
+    status: Literal["finished", "stopped early", "terminated", "interrupted"]
+    folder: Path
+    best_epoch: int
+    best_validation: float
+    dropped: int
+    skipped: int
+
+    @property
+    def exit_code(self) -> int:
+        """What a program should exit with: 0, 143 after SIGTERM, 130 after SIGINT."""
+        return EXIT_CODES[self.status]
+
+
+class _Stop(Exception):
+    """A signal asked to stop, at a point where the run can be saved."""
+
+
+class Trainer:
+    """Trains the correction of an experiment in a run folder.
+
+    The folder gets experiment.toml, log.txt, metrics.csv, tensorboard/, offline.pt (best of the offline phase), best.pt
+    and last.pt. A run killed at any moment and resumed ends with the same bits as one that was not, on the same machine
+    with the same number of threads. SIGTERM and SIGINT save at the next step and end; a second SIGINT ends at once.
+
+    Args:
+        experiment: the experiment, or a shipped name or TOML file.
+        out: run folder; `runs/NAME` by default.
+        resume: go on with what is in the folder, if anything; without it a folder that holds a training is refused.
+        progress: told how far the present stage is.
+        open_solver: opens solvers by name and keywords; `trimtab.open_solver` by default.
+
+    Attributes:
+        solver, targets, correction: what `fit` works with, from its beginning on; at its end the correction has the
+            best weights.
+
+    Raises:
+        ConfigError: see `load_experiment`.
+    """
+
+    def __init__(self, experiment: Experiment | str | Path, out: str | Path | None = None, *, resume: bool = False,
+                 progress: Progress = silent, open_solver: Opener | None = None):
+        self.experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
+        self.folder = Path(out or Path("runs") / (self.experiment.name or self.experiment.solver.name))
+        self.resume, self.progress, self._opener = resume, progress, open_solver
+        self.at = Position()
+        self.best: dict[str, Any] | None = None
+        self._signal = 0
+        self._told = 0.0
+
+    def fit(self) -> Result:
+        """Train, from the beginning or from where the folder's last checkpoint is.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            CheckpointError: the folder holds a training and resume is False; or its checkpoint is damaged or of another
+                experiment.
+            DataError: another process trains in the folder, or the reference run is not fit for use.
+            SolverError: an epoch without a single step, because every window blew up; or a BlowUpError when
+                training.on_blow_up is "stop".
+        """
+        status: Any = "finished"
+        with contextlib.ExitStack() as stack:
+            saved = self._open_folder(stack)
+            self._open_data()
+            self.records = Records(self.folder, saved["history"] if saved else [], self.experiment.offline.steps)
+            stack.callback(self.records.close)
+            stack.enter_context(self._signals())
+            stack.enter_context(_deterministic())
+            try:
+                self._begin(saved)
+                if self.at.phase == "offline":
+                    self._train(self._offline())
+                    self._turn_online()
+                finished = self._train(self._online())
+                status = "finished" if finished else "stopped early"
+                self.correction.load_state_dict(self._best_weights())
+                self.correction.eval()
+            except _Stop:
+                self._save()
+                status = "terminated" if self._signal == signal.SIGTERM else "interrupted"
+            log.info("%s at %s epoch %d; best is epoch %d", status, self.at.phase, self.at.epoch, self.at.best_epoch)
+        at = self.at
+        return Result(status, self.folder, at.best_epoch, at.best_validation, at.dropped_in_all, at.skipped_in_all)
+
+    def _train(self, phase: Phase) -> bool:
+        """Run a phase from `self.at` to its end; False when it stopped early."""
+        at, config = self.at, self.experiment.training
+        if not at.entered:
+            self._close_epoch(phase)
+        while at.epoch < phase.epochs:
+            if phase.name == "online" and config.early_stop and at.epoch - at.best_epoch >= config.early_stop:
+                return False
+            order, steps = phase.order(at.epoch), phase.steps(at.epoch)
+            self.correction.train()
+            while at.step < steps:
+                began = time.perf_counter()
+                self._step(phase, order[at.step * phase.batch : (at.step + 1) * phase.batch])
+                at.step += 1
+                at.seconds += time.perf_counter() - began
+                self._tell(phase, at.epoch + at.step / steps)
+                if config.checkpoint_every and at.step % config.checkpoint_every == 0:
+                    self._save()
+                self._boundary()
+            self._close_epoch(phase)
+        return True
+
+    def _step(self, phase: Phase, indices: np.ndarray) -> None:
+        """One optimiser step; not taken, and counted, when loss or gradient is not finite."""
+        at, clip = self.at, self.experiment.training.clip if phase.name == "online" else 0.0
+        for group in self.optimiser.param_groups:
+            group["lr"] = phase.rate(at.epoch, at.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss, dropped = phase.loss(indices, at.epoch)
+        value, norm = loss.item(), math.nan
+        if math.isfinite(value):
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.correction.parameters(), clip or math.inf).item()
+        at.dropped += dropped
+        if math.isfinite(norm):
+            self.optimiser.step()
+            at.losses += value
+            at.norms += norm
+        else:
+            at.skipped += 1
+
+    def _close_epoch(self, phase: Phase) -> None:
+        """Validate, keep the best, write a row and a checkpoint. Changes `self.at` only after the validation."""
+        at, began = self.at, time.perf_counter()
+        self.correction.eval()
+        validation, lost = phase.validate(self._boundary)
+        steps = at.step
+        if steps and at.skipped == steps:
+            raise SolverError(f"Not one step of {phase.name} epoch {at.epoch + 1} had a finite loss and gradient "
+                              f"({at.dropped} windows blew up): lower training.rate, set training.clip, or shorten "
+                              "training.window.")
+        rate = phase.rate(at.epoch, max(0, steps - 1))
+        window = phase.window(at.epoch)
+        taken = steps - at.skipped
+        means = (at.losses / taken, at.norms / taken) if taken else (math.nan, math.nan)
+        at.epoch += at.entered
+        if (lost, validation) < (at.best_dropped, at.best_validation) or self.best is None:
+            at.best_epoch, at.best_validation, at.best_dropped = at.epoch, validation, lost
+            self.best = _copied(self.correction.state_dict())
+            if phase.name == "online":
+                self._export("best.pt")
+        seconds = round(at.seconds + time.perf_counter() - began, 3)
+        self.records.add((phase.name, at.epoch, phase.steps_before(at.epoch), window, rate, means[0], validation,
+                          means[1], at.dropped, at.skipped, lost, seconds))
+        at.dropped_in_all += at.dropped
+        at.skipped_in_all += at.skipped
+        at.entered, at.step, at.losses, at.norms, at.dropped, at.skipped, at.seconds = True, 0, 0.0, 0.0, 0, 0, 0.0
+        self._save()
+
+    def _boundary(self) -> None:
+        """Between steps: a place where a signal may end the run."""
+        if self._signal:
+            raise _Stop
+
+    def _tell(self, phase: Phase, epochs: float) -> None:
+        now = time.monotonic()
+        if now - self._told > PROGRESS_SECONDS:
+            self._told = now
+            self.progress(epochs / phase.epochs, f"{phase.name}: epoch {math.ceil(epochs)} of {phase.epochs}, "
+                                                 f"validation {self.at.best_validation:.3g}")
+
+    def _open_folder(self, stack: contextlib.ExitStack) -> dict[str, Any] | None:
+        """Take the run folder; the last checkpoint's content when there is one to go on with."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_writer(self.folder))
+        held = [name for name in OUTPUTS if (self.folder / name).exists()]
+        if held and not self.resume:
+            raise CheckpointError(f"{self.folder} holds a training already ({', '.join(held)}): resume it, or train "
+                                  "into another folder.")
+        saved = None
+        if (self.folder / "last.pt").exists():
+            saved = checkpoint.read_checkpoint(self.folder / "last.pt")
+            checkpoint.check_same_experiment(saved, self.experiment, self.folder / "last.pt")
+        with replacing(self.folder / "experiment.toml") as partial:
+            partial.write_text(dump_experiment(self.experiment), encoding="utf-8")
+        stack.enter_context(_logged(self.folder / "log.txt"))
+        return saved
+
+    def _open_data(self) -> None:
+        """Open the solver, and the reference run, which is made first when it is not there."""
+        experiment, opener = self.experiment, self._opener or trimtab.open_solver
+        self.solver = opener(experiment.solver.name, **experiment.solver.options)
+        path = make_reference(experiment, self.solver.spec, open_solver=self._opener, progress=self.progress)
+        h = experiment.training.stride * self.solver.spec.dt
+        self.targets = Targets(path, self.solver.spec, experiment.reference, h)
+        log.info("%s: %d runs of %d snapshots, %g apart; h = %g", path, *self.targets.shape[:2],
+                 self.targets.interval, h)
+
+    def _begin(self, saved: dict[str, Any] | None) -> None:
+        """Weights, optimiser, random states and position: fresh, or as the checkpoint has them."""
+        experiment, seed = self.experiment, self.experiment.training.seed
+        self._provenance = checkpoint.provenance()
+        if saved is None:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  a user's network may draw from the global generator
+        self.correction = checkpoint.build_correction(experiment, self.solver.spec)
+        if saved is None:
+            if not experiment.correction.input_mean:
+                fit_normalisation(self.correction, self.solver, self.targets, experiment.training)
+            self.at.phase = "offline" if experiment.offline.steps else "online"
+            self.optimiser = self._new_optimiser()
+            log.info("begin with %s", self._provenance)
+            return
+        self.at, self.best = Position(**saved["progress"]), saved["best"]
+        self.optimiser = self._new_optimiser()
+        self.correction.load_state_dict(saved["correction"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        checkpoint.restore_random_states(saved["random"])
+        log.info("resume at %s epoch %d, step %d", self.at.phase, self.at.epoch, self.at.step)
+        for key, value in self._provenance.items():
+            if saved[key] != value:
+                log.warning("%s changed from %s to %s: the bits may differ from those of one uninterrupted run", key,
+                            saved[key], value)
+        if self.at.phase == "online" and self.best is not None:
+            self._export("best.pt")  # in case that the folder lost it
+
+    def _offline(self) -> Offline:
+        experiment = self.experiment
+        return Offline(experiment.offline, experiment.training, self.solver, self.correction, self.targets)
+
+    def _online(self) -> Online:
+        return Online(self.experiment.training, self.solver, self.correction, self.targets)
+
+    def _turn_online(self) -> None:
+        """Keep the best of the offline phase, and begin the online phase from it or from a fresh network."""
+        self.correction.load_state_dict(self._best_weights())
+        self._export("offline.pt")
+        if not self.experiment.training.warm_start:
+            torch.manual_seed(self.experiment.training.seed)
+            fresh = checkpoint.build_correction(self.experiment, self.solver.spec)
+            self.correction.network.load_state_dict(fresh.network.state_dict())
+        self.at = Position("online", dropped_in_all=self.at.dropped_in_all, skipped_in_all=self.at.skipped_in_all)
+        self.best = None
+        self.optimiser = self._new_optimiser()
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        kind = kinds["adam" if self.at.phase == "offline" else self.experiment.training.optimiser]
+        return kind(self.correction.parameters(), lr=self.experiment.training.rate)
+
+    def _best_weights(self) -> dict[str, Any]:
+        return self.best if self.best is not None else self.correction.state_dict()
+
+    def _save(self) -> None:
+        """last.pt: everything the next step depends on."""
+        content = self._content(self.correction.state_dict())
+        content |= {"best": self.best, "optimiser": self.optimiser.state_dict(), "random": checkpoint.random_states()}
+        checkpoint.save_checkpoint(self.folder / "last.pt", content)
+
+    def _export(self, name: str) -> None:
+        """best.pt or offline.pt: the best weights so far, to be used and not to be gone on with."""
+        content = self._content(self._best_weights()) | {"best": None, "optimiser": None, "random": None}
+        checkpoint.save_checkpoint(self.folder / name, content)
+
+    def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
+        return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.solver.spec),
+                "correction": weights, "progress": asdict(self.at), "history": self.records.history, **self._provenance}
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT ask for a stop at the next boundary; a second SIGINT does not wait."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals; the host program does
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._signal == number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._signal = number
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Torch operations that give the same bits every time; those that cannot, warn."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # It would write every buffer twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+        handler.close()
+
+
+def _copied(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in weights.items()}

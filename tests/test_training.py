@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: MIT
+"""Training: it learns, it counts what it leaves out, and a run that is killed ends as one that was not."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import pkgutil
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import trimtab
+from trimtab.checkpoint import load_correction, load_run, read_checkpoint
+from trimtab.config import dump_experiment, parse_experiment
+from trimtab.errors import BlowUpError, CheckpointError, DataError, InputError, SolverError
+from trimtab.files import only_writer
+from trimtab.loss import alive, mean_square
+from trimtab.offline import Offline
+from trimtab.online import Online
+from trimtab.phase import cosine
+from trimtab.records import COLUMNS
+from trimtab.targets import Targets
+from trimtab.trainer import Trainer
+from trimtab.window import Window
+
+# A network that draws from torch's and from numpy's global generator, so that resuming must restore both.
+NETWORK = """
+import numpy as np, torch
+class Restless(torch.nn.Sequential):
+    def __init__(self, width=8):
+        super().__init__(torch.nn.Linear(3, width), torch.nn.Tanh(), torch.nn.Dropout(0.1), torch.nn.Linear(width, 3))
+    def forward(self, u):
+        noise = 1 + 1e-3 * np.random.randn() if self.training else 1.0
+        return noise * super().forward(u)
+"""
+TEXT = """
+name = "small"
+[solver]
+name = "lorenz63"
+dt = 0.01
+beta = 0.0
+[network]
+name = "restless:Restless"
+[correction]
+dtype = "float64"
+[reference]
+solver = { beta = 2.6666666666666665 }
+initial = [8.0, 0.0, 30.0]
+perturbation = 1.0
+spin_up = 1.0
+snapshots = 150
+training_runs = 2
+validation_runs = 1
+test_runs = 1
+[offline]
+steps = 40
+batch = 16
+rate = 0.02
+[training]
+window = 4
+curriculum = [[0, 2], [1, 4]]
+batch = 8
+epochs = 4
+steps_per_epoch = 8
+rate = 0.01
+clip = 10.0
+validate_windows = 40
+checkpoint_every = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the network's module, on the path of this process and of those it starts, and a cache to share."""
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "restless.py").write_text(NETWORK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIMTAB_CACHE", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+        patch.syspath_prepend(str(folder))
+        yield folder
+
+
+def small(*overrides):
+    return parse_experiment(TEXT, "test", overrides)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run that nothing disturbed."""
+    folder = place / "whole"
+    Trainer(small(), folder).fit()
+    return folder
+
+
+def rows_of(folder):
+    with open(folder / "metrics.csv", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other or (one != one and other != other)
+
+
+def assert_same_run(folder, whole):
+    """Same bits in everything but the wall time."""
+    assert rows_of(folder) == rows_of(whole)
+    for name in ("offline.pt", "best.pt", "last.pt"):
+        one, other = read_checkpoint(folder / name), read_checkpoint(whole / name)
+        for key in ("correction", "best", "optimiser", "random", "state", "experiment"):
+            assert same(one[key], other[key]), f"{key} of {name} differs"
+        assert {**one["progress"], "seconds": 0} == {**other["progress"], "seconds": 0}
+        seconds = COLUMNS.index("seconds")
+        assert same([row[:seconds] for row in one["history"]], [row[:seconds] for row in other["history"]])
+
+
+def test_it_learns_and_leaves_a_folder_to_work_with(whole, open_solver):
+    rows = rows_of(whole)
+    offline, online = ([row for row in rows if row["phase"] == phase] for phase in ("offline", "online"))
+    assert [row["step"] for row in offline] == ["0", "19", "38", "40"]
+    assert [row["window"] for row in online] == ["2", "2", "4", "4", "4"]
+    assert online[0]["loss"] == "" and all(float(row["loss"]) > 0 for row in online[1:])
+    assert float(offline[-1]["validation"]) < 0.5 * float(offline[0]["validation"])
+    assert float(online[-1]["validation"]) < float(online[0]["validation"])
+    run = load_run(whole)
+    assert run.experiment == small() and set(run.checkpoints) == {"offline", "best", "last"}
+    assert "finished" in (whole / "log.txt").read_text()
+    assert any(path.name.startswith("events.out.tfevents") for path in (whole / "tensorboard").iterdir())
+    assert not [path for path in whole.iterdir() if path.name.startswith(".")]
+    solver = open_solver("lorenz63")
+    targets = Targets(next((whole.parent / "cache").glob("*.nc")), solver.spec, run.experiment.reference, 0.01)
+    windows = targets.windows("validation", 4)
+    states = torch.from_numpy(windows.batch(windows.spread(40), range(5)))
+    errors = [mean_square(torch.from_numpy(solver.advance(states[0], 4, correction=one).states), states[1:]).item()
+              for one in (None, load_correction(run.checkpoints["best"], solver.spec))]
+    assert errors[1] == pytest.approx(min(float(row["validation"]) for row in online), rel=1e-12)
+    assert errors[1] < 0.1 * errors[0]
+
+
+def test_repeated_it_gives_the_same_bits(whole, tmp_path):
+    told = []
+    trainer = Trainer(small(), tmp_path / "again", progress=lambda fraction, text: told.append((fraction, text)))
+    result = trainer.fit()
+    assert_same_run(tmp_path / "again", whole)
+    assert result.status == "finished" and result.exit_code == 0 and result.best_epoch > 0
+    assert {text.split(":")[0] for _, text in told} <= {"offline", "online"}
+    assert all(0 <= fraction <= 1 for fraction, _ in told)
+    assert same(trainer.correction.state_dict(), read_checkpoint(whole / "best.pt")["correction"])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("module, function", [
+    ("trimtab.trainer.Trainer", "_step"), ("trimtab.checkpoint", "save_checkpoint"), ("os", "replace"),
+    ("trimtab.trainer.Trainer", "_boundary"), ("trimtab.records.Records", "add"),
+])
+def test_killed_at_any_place_it_ends_as_if_it_was_not(module, function, whole, tmp_path, monkeypatch):
+    """Ever later kills, each after it has gone a little further than the last one, before and after the call."""
+    calls, limit = 0, 0
+    owner = pkgutil.resolve_name(module)
+    original = getattr(owner, function)
+
+    def counted(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == limit and limit % 2:
+            raise Killed
+        result = original(*arguments, **options)
+        if calls == limit:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(owner, function, counted)
+    kills = 0
+    while True:
+        calls, limit = 0, 2 + 3 * kills
+        try:
+            Trainer(small(), tmp_path / "run", resume=True).fit()
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 2
+    assert_same_run(tmp_path / "run", whole)
+
+
+SCRIPT = """
+import sys
+from trimtab.trainer import Trainer
+from trimtab.config import load_experiment
+sys.exit(Trainer(load_experiment(sys.argv[1]), sys.argv[2], resume=True).fit().exit_code)
+"""
+
+
+def start(place, folder, *overrides):
+    file = place / f"{folder.name}.toml"
+    file.write_text(dump_experiment(small(*overrides)))
+    command = [sys.executable, "-c", SCRIPT, str(file), str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until_it_trains(process, folder, size):
+    log = folder / "log.txt"
+    while process.poll() is None and not (log.exists() and log.stat().st_size > size):
+        time.sleep(0.005)
+
+
+LONG = ("training.epochs=40", "training.checkpoint_every=2", "offline.steps=200")
+
+
+@pytest.fixture(scope="module")
+def long_whole(place):
+    folder = place / "long"
+    Trainer(small(*LONG), folder).fit()
+    return folder
+
+
+def test_sigkill_at_random_times(place, long_whole, tmp_path):
+    folder = tmp_path / "killed"
+    seed = random.SystemRandom().randrange(10**6)
+    chance, kills = random.Random(seed), 0
+    print(f"seed {seed}")
+    while True:
+        size = (folder / "log.txt").stat().st_size if (folder / "log.txt").exists() else 0
+        process = start(place, folder, *LONG)
+        wait_until_it_trains(process, folder, size)
+        if kills < 3:
+            time.sleep(chance.uniform(0, 0.6))
+            process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors
+        kills += 1
+    assert kills >= 2
+    assert_same_run(folder, long_whole)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_save_and_end_cleanly(place, long_whole, tmp_path, number, code):
+    folder = tmp_path / number.name
+    process = start(place, folder, *LONG)
+    wait_until_it_trains(process, folder, 400)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code and errors == ""
+    at = read_checkpoint(folder / "last.pt")["progress"]
+    assert at["epoch"] < 40 or at["phase"] == "offline"
+    assert Trainer(small(*LONG), folder, resume=True).fit().status == "finished"
+    assert_same_run(folder, long_whole)
+
+
+def test_a_finished_run_may_go_on_for_longer(whole, tmp_path):
+    steady = ("training.rate_drop_every=100", "training.curriculum=[]")
+    Trainer(small(*steady, "training.epochs=2"), tmp_path / "two").fit()
+    before = read_checkpoint(tmp_path / "two" / "last.pt")
+    assert Trainer(small(*steady, "training.epochs=2"), tmp_path / "two", resume=True).fit().status == "finished"
+    assert same(before["correction"], read_checkpoint(tmp_path / "two" / "last.pt")["correction"])
+    Trainer(small(*steady, "training.epochs=4"), tmp_path / "two", resume=True).fit()
+    Trainer(small(*steady, "training.epochs=4"), tmp_path / "four").fit()
+    one, other = (read_checkpoint(tmp_path / name / "last.pt") for name in ("two", "four"))
+    assert same(one["correction"], other["correction"]) and rows_of(tmp_path / "two") == rows_of(tmp_path / "four")
+
+
+def test_folders_are_not_overwritten(whole, tmp_path):
+    before = (whole / "last.pt").read_bytes()
+    with pytest.raises(CheckpointError, match="holds a training already"):
+        Trainer(small(), whole).fit()
+    with pytest.raises(CheckpointError, match=r"belongs to another experiment: solver.dt, training.batch changed"):
+        Trainer(small("training.batch=4", "solver.dt=0.005"), whole, resume=True).fit()
+    assert load_run(whole).experiment == small()
+    with only_writer(whole), pytest.raises(DataError, match="Another process is writing"):
+        Trainer(small(), whole, resume=True).fit()
+    assert (whole / "last.pt").read_bytes() == before
+    (tmp_path / "last.pt").write_bytes(before[:1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        Trainer(small(), tmp_path, resume=True).fit()
+
+
+class Fragile:
+    """A solver some of whose members blow up."""
+
+    def __init__(self, solver, share):
+        self.solver, self.spec, self.share = solver, solver.spec, share
+        self.generator = np.random.default_rng(0)
+
+    def advance(self, u0, steps, *, correction=None, on_blow_up="raise", **options):
+        window = self.solver.advance(u0, steps, correction=correction, **options)
+        failed = (self.generator.random(window.states.shape[1]) < self.share).astype(np.int32)
+        failed *= correction is not None
+        states = window.states.copy()
+        states[1:, failed > 0] = np.nan
+        if failed.any() and on_blow_up == "raise":
+            raise BlowUpError("It blew up.", failed)
+        return Window(states, window.times, window.h, failed)
+
+    def close(self):
+        self.solver.close()
+
+
+def fragile(share):
+    return lambda name, **options: Fragile(trimtab.open_solver(name, **options), share)
+
+
+def test_windows_that_blow_up_are_left_out_and_counted(place, tmp_path):
+    result = Trainer(small(), tmp_path / "some", open_solver=fragile(0.2)).fit()
+    assert result.status == "finished" and 20 < result.dropped < 100 and result.skipped == 0
+    dropped = [int(row["dropped"]) for row in rows_of(tmp_path / "some")]
+    assert sum(dropped) == result.dropped
+    assert all(torch.isfinite(one).all() for one in load_correction(
+        tmp_path / "some" / "best.pt", trimtab.open_solver("lorenz63", dt=0.01).spec).state_dict().values())
+    with pytest.raises(SolverError, match=r"Not one step of online epoch 1 .*\(64 windows blew up\)"):
+        Trainer(small(), tmp_path / "all", open_solver=fragile(2.0)).fit()
+    with pytest.raises(BlowUpError):
+        Trainer(small("training.on_blow_up=stop"), tmp_path / "stop", open_solver=fragile(0.2)).fit()
+
+
+def test_a_gradient_that_is_not_finite_is_never_stepped_on(place, tmp_path, monkeypatch):
+    original, count = Online.loss, 0
+
+    def sometimes(self, indices, epoch):
+        nonlocal count
+        count += 1
+        loss, dropped = original(self, indices, epoch)
+        return loss * (math.inf if count % 4 == 0 else 1.0), dropped
+
+    monkeypatch.setattr(Online, "loss", sometimes)
+    result = Trainer(small(), tmp_path).fit()
+    assert result.skipped == 8 and math.isfinite(result.best_validation)
+
+
+def test_early_stop_and_starts_that_are_not_warm(place, tmp_path):
+    options = ("training.rate=1.0", "training.early_stop=2", "training.epochs=9", "training.curriculum=[]")
+    result = Trainer(small(*options), tmp_path / "early").fit()
+    assert result.status == "stopped early" and result.exit_code == 0
+    assert int(rows_of(tmp_path / "early")[-1]["epoch"]) == result.best_epoch + 2
+    Trainer(small("training.warm_start=false", "training.epochs=1", "offline.steps=20"), tmp_path / "cold").fit()
+    Trainer(small("training.epochs=1", "offline.steps=20"), tmp_path / "warm").fit()
+    cold, warm = (next(float(row["validation"]) for row in rows_of(tmp_path / name) if row["phase"] == "online")
+                  for name in ("cold", "warm"))
+    assert cold > 2 * warm
+
+
+def test_sparse_targets_and_no_offline_phase(place, tmp_path):
+    result = Trainer(small("reference.interval=0.02", "offline.steps=0", "training.optimiser=sgd"), tmp_path).fit()
+    assert result.status == "finished"
+    assert not (tmp_path / "offline.pt").exists()
+    assert {row["phase"] for row in rows_of(tmp_path)} == {"online"}
+
+
+def phases(place, solver, *overrides):
+    experiment = small(*overrides)
+    path = next((place / "cache").glob("*.nc"))
+    targets = Targets(path, solver.spec, experiment.reference, 0.01)
+    correction = trimtab.Correction(trimtab.networks.MLP(), solver.spec)
+    offline = Offline(experiment.offline, experiment.training, solver, correction, targets)
+    return offline, Online(experiment.training, solver, correction, targets)
+
+
+def test_order_of_windows(whole, place, open_solver):
+    offline, online = phases(place, open_solver("lorenz63"))
+    for phase in (offline, online):
+        assert len(phase.order(0)) == phase.steps(0) * phase.batch
+        np.testing.assert_array_equal(phase.order(1), phase.order(1))
+        assert not np.array_equal(phase.order(0), phase.order(1))
+    assert not np.array_equal(offline.order(0)[:9], online.order(0)[:9])
+    assert len(set(offline.order(0)[: offline.size(0)])) == offline.size(0)
+    _, every = phases(place, open_solver("lorenz63"), "training.steps_per_epoch=0")
+    assert every.steps(2) == -(-every.size(2) // 8) and set(every.order(2)) == set(range(every.size(2)))
+    _, other = phases(place, open_solver("lorenz63"), "training.seed=1")
+    assert not np.array_equal(online.order(0), other.order(0))
+
+
+def test_rates(whole, place, open_solver):
+    _, online = phases(place, open_solver("lorenz63"), "training.rate=1.0", "training.rate_end=0.2")
+    assert online.rate(0, 0) == 1 and online.rate(2, 0) == pytest.approx(0.6)
+    assert 0.2 < online.rate(3, 7) < 0.22
+    _, drops = phases(place, open_solver("lorenz63"), "training.rate=1.0", "training.rate_drop_every=2")
+    assert [drops.rate(epoch, 5) for epoch in range(4)] == pytest.approx([1, 1, 0.1, 0.1])
+    assert cosine(1.0, 0.0, 1.0) == 0
+
+
+def test_labels_are_what_the_solver_misses(whole, place, open_solver):
+    """With a step that resolves everything, the label of Lorenz 63 without its damping is that damping."""
+    solver = open_solver("lorenz63")
+    offline, _ = phases(place, solver)
+    states, labels = offline.labels.get(np.arange(0, offline.size(0), 3))
+    expected = -8 / 3 * states[:, 2]
+    np.testing.assert_allclose(labels[:, 2], expected, atol=0.1 * np.abs(expected).max())
+    assert np.abs(labels[:, 0]).max() < 0.02 * np.abs(expected).max()
+    offline.labels.keep, offline.labels._all = False, None
+    np.testing.assert_array_equal(offline.labels.get(np.arange(0, offline.size(0), 3))[1], labels)
+
+
+def test_mean_square_leaves_out_what_blew_up():
+    states = torch.arange(24.0, dtype=torch.float64).reshape(4, 3, 2).requires_grad_()
+    truth = torch.zeros(3, 3, 2, dtype=torch.float64)
+    assert mean_square(states, truth).item() == states[1:].square().mean().item()
+    assert mean_square(states, truth[:2], [1, 3]).item() == states[[1, 3]].square().mean().item()
+    broken = states.detach().clone()
+    broken[2:, 1] = torch.nan
+    broken.requires_grad_()
+    assert alive(broken).tolist() == [True, False, True]
+    loss = mean_square(broken, truth)
+    assert loss.item() == states[1:, [0, 2]].square().mean().item()
+    loss.backward()
+    assert torch.isfinite(broken.grad).all() and not broken.grad[:, 1].any()
+    assert torch.isnan(mean_square(torch.full_like(broken, torch.nan), truth))
+    with pytest.raises(InputError, match="targets have shape"):
+        mean_square(states, truth[:2])
+
+
+def test_the_trainer_takes_names_and_has_a_default_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Trainer("lorenz63").folder == Path("runs/lorenz63")
