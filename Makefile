@@ -4,12 +4,17 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := $(VENV)/.tools
 READY := $(VENV)/.ready
-BUILD_TOOLS := meson-python meson ninja numpy f90wrap
+BUILD_TOOLS := meson-python meson ninja "numpy>=2" f90wrap
+SOURCES := pyproject.toml $(shell find . -name 'meson*' -not -path './.*' -not -path './build/*') \
+  $(shell find fortran bridge python -type f -not -name '*.pyc')
 APT_PACKAGES := gcc g++ gfortran pkg-config libfftw3-dev python3-dev python3-venv
 MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3 and Python 3.11 or newer with venv: \
   apt install $(APT_PACKAGES)  |  dnf install gcc gcc-c++ gcc-gfortran pkgconf fftw-devel python3-devel  |  \
   conda install -c conda-forge compilers pkg-config fftw python  |  brew install gcc pkg-config fftw python
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test setup system lint bench clean help
 
@@ -31,12 +36,17 @@ lint: setup     ## ruff, mypy, fortitude
 bench: setup    ## ratios and medians; see tests/bench
 	$(BIN)/python tests/bench/run.py
 
-setup: $(READY) ## system packages (root and apt), .venv, the editable install
+setup: $(READY) ## system packages (root and apt), .venv, trimtab installed in it
 
-$(READY): pyproject.toml meson.build constraints.txt Makefile | system
+# Installed, not editable: an editable install rebuilds at import, and processes started together would rebuild at once.
+$(READY): $(TOOLS) $(SOURCES)
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -C build-dir=build/install '.[dev]'
+	test -d build/tests || $(BIN)/meson setup build/tests -Dpython=false >/dev/null
+	touch $@
+
+$(TOOLS): pyproject.toml constraints.txt Makefile | system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip $(TORCH) $(BUILD_TOOLS)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt pip $(TORCH) $(BUILD_TOOLS)
 	touch $@
 
 system:

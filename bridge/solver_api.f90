@@ -12,7 +12,7 @@ module solver_api
   implicit none
   private
   public :: solver_open, solver_close, solver_size, solver_describe, solver_set_correction, solver_set_interrupt
-  public :: solver_tendency, solver_advance, solver_message
+  public :: solver_python_function, solver_tendency, solver_advance, solver_message
 
   !> An open solver; handles count upwards and are never given twice, so that a stale one is always recognised.
   type :: entry_t
@@ -24,6 +24,15 @@ module solver_api
   type(entry_t), allocatable :: entries(:)
   integer(lk) :: last_handle = 0
   character(message_length) :: last_message = ''
+
+  interface
+    !> See callback.c.
+    function call_python_address() bind(c, name='trimtab_call_python_address') result(address)
+      import :: lk
+      implicit none
+      integer(lk) :: address
+    end function call_python_address
+  end interface
 
 contains
 
@@ -116,6 +125,14 @@ contains
     end if
     call report(status, code)
   end subroutine solver_set_correction
+
+  !> Address of the function that fills a slot with a Python callable; the context it needs is the callable's own address, `id`.
+  !! The callable gets (address of the states, n, members, weight) and returns the address of the tendencies; an exception in it
+  !! is raised where `solver_advance` was called. Whoever fills the slot keeps the callable alive.
+  subroutine solver_python_function(address)
+    integer(lk), intent(out) :: address
+    address = call_python_address()
+  end subroutine solver_python_function
 
   !> Call the C function `int f(void)` at an address before each step; anything but 0 stops the run. Address 0 ends that.
   subroutine solver_set_interrupt(handle, function_address, code)

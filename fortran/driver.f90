@@ -28,6 +28,7 @@ module trimtab_driver
     end function poll_function
   end interface
 
+  !> Everything one open solver is.
   type :: hybrid_t
     character(64) :: name = ''
     real(rk) :: dt = 0.0_rk                               !< time step

@@ -16,8 +16,8 @@ module trimtab_quasigeostrophic
   use trimtab_status, only: status_t, STATUS_BAD_PARAMETER
   use trimtab_correction, only: correction_t
   use trimtab_solver, only: solver_t
-  use trimtab_fft, only: plane_t, workspace_t, lanes, half, open_plane, close_plane, allocate_workspace, free_workspace, &
-                         columns_to_slab, slab_to_columns, rows_to_grid, grid_to_rows, modes_to_field, field_to_modes
+  use trimtab_fft, only: plane_t, workspace_t, lanes, half, open_plane, close_plane, columns_to_slab, slab_to_columns, &
+                         rows_to_grid, grid_to_rows, modes_to_field, field_to_modes
   use trimtab_text, only: json_real, json_integer, json_string, json_field, json_axis, namelist_sentence, all_finite
   implicit none
   private
@@ -36,6 +36,7 @@ module trimtab_quasigeostrophic
     character(8) :: dealiasing = '3/2'           !< '3/2': finer grid for products; '2/3': fewer modes; 'none'
   end type parameters_t
 
+  !> The solver `qg`.
   type, extends(solver_t) :: quasigeostrophic_t
     private
     type(parameters_t) :: parameters
@@ -64,6 +65,7 @@ contains
     type(status_t), intent(inout) :: status
     type(parameters_t) :: parameters
     integer(ik) :: waves
+    logical :: enough
 
     call read_parameters(lines, parameters, status)
     if (.not. status%ok()) return
@@ -73,11 +75,14 @@ contains
     call self%release()
     self%parameters = parameters
     if (parameters%dealiasing == '3/2') then
-      call open_plane(self%plane, parameters%n, waves, parameters%n / 2, 3_ik)
+      call open_plane(self%plane, self%work, parameters%n, waves, parameters%n / 2, 3_ik, enough)
     else
-      call open_plane(self%plane, parameters%n, waves, parameters%n, 1_ik)
+      call open_plane(self%plane, self%work, parameters%n, waves, parameters%n, 1_ik, enough)
     end if
-    call allocate_workspace(self%plane, self%work)
+    if (.not. enough) then
+      call status%raise(STATUS_BAD_PARAMETER, 'qg: there is not enough memory for n = '//json_integer(parameters%n))
+      return
+    end if
     call set_coefficients(self)
     self%n = parameters%n**2
     self%m = size(self%linear)
@@ -106,9 +111,10 @@ contains
     forcing_wavenumber = parameters%forcing_wavenumber
     dealiasing = parameters%dealiasing
     read (lines, nml=qg, iostat=code, iomsg=message)
-    if (code /= 0) call status%raise(STATUS_BAD_PARAMETER, namelist_sentence('qg', &
-                        'n, viscosity, hyperviscosity, hyperviscosity_order, drag, beta, forcing_amplitude, '// &
-                        'forcing_wavenumber and dealiasing', code, message))
+    if (code /= 0) then
+      call status%raise(STATUS_BAD_PARAMETER, namelist_sentence('qg', 'n, viscosity, hyperviscosity, hyperviscosity_order, '// &
+                        'drag, beta, forcing_amplitude, forcing_wavenumber and dealiasing', code, message))
+    end if
     parameters = parameters_t(n, viscosity, hyperviscosity, hyperviscosity_order, drag, beta, forcing_amplitude, &
                               forcing_wavenumber, dealiasing)
   end subroutine read_parameters
@@ -129,21 +135,32 @@ contains
     integer(ik), intent(in) :: waves
     type(status_t), intent(inout) :: status
 
-    if (p%n < 4 .or. p%n > 32768 .or. mod(p%n, 2_ik) /= 0) call status%raise(STATUS_BAD_PARAMETER, &
-      'qg: n must be an even number of grid points from 4 to 32768, not '//json_integer(p%n))
-    if (.not. all_finite([p%viscosity, p%hyperviscosity, p%drag, p%beta, p%forcing_amplitude])) &
-      call status%raise(STATUS_BAD_PARAMETER, &
-                        'qg: viscosity, hyperviscosity, drag, beta and forcing_amplitude must be finite numbers')
-    if (min(p%viscosity, p%hyperviscosity, p%drag) < 0) call status%raise(STATUS_BAD_PARAMETER, &
-      'qg: viscosity, hyperviscosity and drag take energy out and must not be negative')
-    if (p%hyperviscosity_order < 2 .or. p%hyperviscosity_order > 16 .or. mod(p%hyperviscosity_order, 2_ik) /= 0) &
-      call status%raise(STATUS_BAD_PARAMETER, &
-                        'qg: hyperviscosity_order must be even and from 2 to 16, not '//json_integer(p%hyperviscosity_order))
-    if (all(p%dealiasing /= ['3/2 ', '2/3 ', 'none'])) call status%raise(STATUS_BAD_PARAMETER, &
-      'qg: dealiasing is ''3/2'', ''2/3'' or ''none'', not '''//trim(p%dealiasing)//'''')
-    if (p%forcing_amplitude /= 0 .and. (p%forcing_wavenumber < 1 .or. p%forcing_wavenumber > waves)) &
-      call status%raise(STATUS_BAD_PARAMETER, 'qg: forcing_wavenumber must be from 1 to '//json_integer(waves)// &
-                        ', the largest that n and dealiasing keep, not '//json_integer(p%forcing_wavenumber))
+    if (p%n < 4 .or. p%n > 16384 .or. mod(p%n, 2_ik) /= 0) then
+      call refuse('n must be an even number of grid points from 4 to 16384, not '//json_integer(p%n))
+    end if
+    if (.not. all_finite([p%viscosity, p%hyperviscosity, p%drag, p%beta, p%forcing_amplitude])) then
+      call refuse('viscosity, hyperviscosity, drag, beta and forcing_amplitude must be finite numbers')
+    end if
+    if (min(p%viscosity, p%hyperviscosity, p%drag) < 0) then
+      call refuse('viscosity, hyperviscosity and drag take energy out and must not be negative')
+    end if
+    if (p%hyperviscosity_order < 2 .or. p%hyperviscosity_order > 16 .or. mod(p%hyperviscosity_order, 2_ik) /= 0) then
+      call refuse('hyperviscosity_order must be even and from 2 to 16, not '//json_integer(p%hyperviscosity_order))
+    end if
+    if (all(p%dealiasing /= ['3/2 ', '2/3 ', 'none'])) then
+      call refuse('dealiasing is ''3/2'', ''2/3'' or ''none'', not '''//trim(p%dealiasing)//'''')
+    end if
+    if (abs(p%forcing_amplitude) > 0 .and. (p%forcing_wavenumber < 1 .or. p%forcing_wavenumber > waves)) then
+      call refuse('forcing_wavenumber must be from 1 to '//json_integer(waves)//', the largest that n and dealiasing keep, not '// &
+                  json_integer(p%forcing_wavenumber))
+    end if
+
+  contains
+
+    subroutine refuse(sentence)
+      character(*), intent(in) :: sentence
+      call status%raise(STATUS_BAD_PARAMETER, 'qg: '//sentence)
+    end subroutine refuse
   end subroutine check_parameters
 
   !> Tabulate what multiplies each mode.
@@ -203,7 +220,7 @@ contains
   !> dq/dt of one member.
   subroutine vorticity_tendency(plane, work, parameters, inverse, linear, q, dqdt)
     type(plane_t), intent(in) :: plane
-    type(workspace_t), intent(inout) :: work
+    type(workspace_t), intent(in) :: work
     type(parameters_t), intent(in) :: parameters
     real(rk), intent(in) :: inverse(half, -plane%waves:plane%waves, plane%blocks)
     real(rk), intent(in) :: linear(2, half, -plane%waves:plane%waves, plane%blocks)
@@ -213,17 +230,17 @@ contains
 
     do block = 1, plane%blocks
       call velocity(plane%waves, block, inverse(:, :, block), q(:, :, :, block), work%strip%r)
-      call columns_to_slab(plane, work, block)
+      call columns_to_slab(plane, work, block, work%slab)
     end do
     do shift = 0, plane%shifts - 1
       do row = shift * plane%rows + 1, shift * plane%rows + plane%points, lanes
-        call rows_to_grid(plane, work, row)
+        call rows_to_grid(plane, work, work%slab, row, work%values)
         call square(size(work%values%c), work%values%c)
-        call grid_to_rows(plane, work, row)
+        call grid_to_rows(plane, work, work%values, row, work%slab)
       end do
     end do
     do block = 1, plane%blocks
-      call slab_to_columns(plane, work, block)
+      call slab_to_columns(plane, work, work%slab, block)
       call add_up(plane, block, work%strip%r, linear(:, :, :, block), q(:, :, :, block), dqdt(:, :, :, block))
     end do
     call force(plane, parameters, dqdt)
@@ -266,15 +283,16 @@ contains
     real(rk), intent(in) :: linear(2, half, -plane%waves:plane%waves)
     real(rk), intent(in) :: q(2, half, -plane%waves:plane%waves)
     real(rk), intent(out) :: dqdt(2, half, -plane%waves:plane%waves)
-    real(rk) :: scale, cr, ci, kx(half)
+    real(rk) :: scale, cr, ci, kx(half), kx2(half)
     integer(ik) :: ky, l
 
-    kx = [(real(half * (block - 1) + l, rk), l=0, half - 1)]
     scale = -0.25_rk / (real(plane%shifts * plane%points, rk)**2)
+    kx = [(real(half * (block - 1) + l, rk), l=0, half - 1)]
+    kx2 = scale * kx**2
     do ky = -plane%waves, plane%waves
       do l = 1, half
         cr = (2 * scale * ky) * kx(l)
-        ci = scale * (kx(l) - ky) * (kx(l) + ky)
+        ci = kx2(l) - scale * real(ky, rk)**2
         dqdt(1, l, ky) = (linear(1, l, ky) * q(1, l, ky) - linear(2, l, ky) * q(2, l, ky)) &
                          + (cr * (z(1, l, ky) + z(1, l + half, -ky)) - ci * (z(2, l, ky) + z(2, l + half, -ky)))
         dqdt(2, l, ky) = (linear(1, l, ky) * q(2, l, ky) + linear(2, l, ky) * q(1, l, ky)) &
@@ -290,7 +308,7 @@ contains
     real(rk), intent(inout) :: dqdt(2, half, -plane%waves:plane%waves, plane%blocks)
     integer(ik) :: k, lane, block
 
-    if (parameters%forcing_amplitude == 0) return
+    if (.not. abs(parameters%forcing_amplitude) > 0) return
     k = parameters%forcing_wavenumber
     block = k / half + 1
     lane = mod(k, half) + 1
@@ -358,8 +376,7 @@ contains
   !> Give back plans and buffers; may be called twice.
   subroutine release(self)
     class(quasigeostrophic_t), intent(inout) :: self
-    call close_plane(self%plane)
-    call free_workspace(self%work)
+    call close_plane(self%plane, self%work)
     if (allocated(self%inverse)) deallocate (self%inverse, self%linear, self%modes)
     if (associated(self%seen)) deallocate (self%seen)
     if (associated(self%answer)) deallocate (self%answer)

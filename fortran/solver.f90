@@ -11,6 +11,7 @@ module trimtab_solver
   private
   public :: solver_t
 
+  !> A solver, configured and ready to advance states of any number of members.
   type, abstract :: solver_t
     integer(ik) :: n = 0   !< length of the state at the border
     integer(ik) :: m = 0   !< length of the internal state, in reals

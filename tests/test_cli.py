@@ -97,6 +97,9 @@ def test_training_leaves_a_complete_run_folder(trained: Path) -> None:
     rows = json.loads((run / "scores.json").read_text())["rows"]
     assert list(rows) == ["truth", "none", "offline", "online"]
     assert rows["online"]["rmse_5"]["mean"] < rows["none"]["rmse_5"]["mean"]
+    (run / "report.html").unlink()
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").is_file()
 
 
 def test_scores_are_computed_once_and_again_on_demand(
@@ -256,8 +259,11 @@ def test_a_failure_while_running_is_exit_code_1_and_debug_shows_where(
 
 
 def test_a_missing_package_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "trimtab.config", None)
-    assert "trimtab.config" in refusal(capsys, "experiments", code=1)
+    monkeypatch.delitem(sys.modules, "trimtab.terminal", raising=False)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert "pip install rich" in refusal(capsys, "experiments", code=1)
+    monkeypatch.setitem(sys.modules, "trimtab.terminal", None)
+    assert "install trimtab again" in refusal(capsys, "experiments", code=1)
 
 
 def test_interrupt_of_a_run_is_130_with_a_sentence(

@@ -284,6 +284,8 @@ def test_table_survives_its_file_and_combines_over_seeds(tmp_path: Any) -> None:
     assert again.to_json() == table.to_json() and again.cell("online", "rmse_5") == "1.50 ± 0.71"
     assert table.to_csv() == "closure,rmse_5,rmse_5_spread\nnone,3,1.4142136\nonline,1.5,0.70710678\n"
     both = combine([table, small_table([2.0, 3.0], seed=1)])
+    assert both.comparison() == "RMSE, lead 5, run by run: online is better than no closure at 2 of 2."
+    assert small_table([5.0, np.nan]).comparison().endswith("at 0 of 2.")
     assert both.mean("online", "rmse_5") == 2.0 and both.rows["online"]["rmse_5"].tolist() == [1.5, 2.5]
     with pytest.raises(ConfigError, match="different reference runs"):
         combine([table, small_table([1.0], reference="b")])

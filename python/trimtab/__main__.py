@@ -122,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
             start, time = deploy.held_out_starts(experiment, solver.spec, options.members or 1, watch), 0.0
         out = deploy.forward(solver, correction, start, options.steps, options.out, every=options.every, time=time,
                              attributes=attributes, overwrite=options.overwrite, progress=watch)
-    print(f"{out}: {len(start)} members, {options.steps // options.every + 1} records")
+    print(f"{out}: {options.steps // options.every + 1} records of {len(start)} member{'s' if len(start) > 1 else ''}")
     return 0
 
 
@@ -200,6 +200,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sentence(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("trimtab."):
+        return f"The part {error.name} of trimtab is missing: install trimtab again, with `pip install .` in its folder."
     if isinstance(error, ModuleNotFoundError):
         return f"The package {error.name} is not installed: pip install {error.name}."
     if isinstance(error, OSError) and error.filename is not None:

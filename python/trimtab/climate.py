@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,14 @@ class Statistics:
 
     Args:
         values: (M, C) all values, one column a component; one column on a grid, whose points are alike.
-        energy, enstrophy: (K,) spectra; None without a grid.
-        density: (P,) PDF; None without a grid.
+        energy, enstrophy: (K,) spectra; empty without a grid.
+        density: (P,) PDF; empty without a grid.
     """
 
     values: np.ndarray
-    energy: np.ndarray | None = None
-    enstrophy: np.ndarray | None = None
-    density: np.ndarray | None = None
+    energy: np.ndarray = field(default_factory=lambda: np.empty(0))
+    enstrophy: np.ndarray = field(default_factory=lambda: np.empty(0))
+    density: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 class Climate:
@@ -47,8 +47,8 @@ class Climate:
     Attributes:
         deviation: climatological standard deviation, root mean square over the components, in the state's unit.
         band: stable band of the mean square.
-        truth_row: scores of each held-out run against the others, the noise below which no closure can be told from
-            the truth; empty for a single run.
+        truth_row: scores of each held-out run against the others: how far apart two samples of one climate are; empty
+            for a single run.
         curves: what figures need of the truth.
     """
 
@@ -113,7 +113,7 @@ class Climate:
 
     def _distances(self, sample: Statistics, truth: Statistics) -> dict[str, float]:
         far = scores.marginal_distance(sample.values, truth.values)
-        if sample.energy is None or truth.energy is None:
+        if not self.gridded:
             return {"attractor_distance": far}
         floor = 10 / (truth.values.size * (self.edges[1] - self.edges[0]))
         return {

@@ -58,6 +58,7 @@ class Smagorinsky(nn.Module):
         derivatives = torch.stack(((1j * kx).expand_as(k2), (1j * ky).expand_as(k2),
                                    kx * ky * inverse + 0j, (kx**2 - ky**2) * inverse + 0j))
         self.register_buffer("_derivatives", derivatives, persistent=False)
+        self._derivatives: Tensor
         self.mixing = (self.constant**2) * (length_x / nx) * (length_y / ny)
 
     def forward(self, u: Tensor) -> Tensor:

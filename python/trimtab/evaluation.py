@@ -117,7 +117,7 @@ def evaluate(
     settings = {"starts": len(starts), "long_steps": config.long_steps, "outer_step": stride * spec.dt,
                 "leads": list(config.leads), "held_out_runs": len(test)}
     spread_over = f"{len(starts)} starts (forecasts) and {len(test)} held-out runs (long runs)"
-    columns = score_columns(spec, config, meeting, times[-1], climate.curves["long_times"][-1])
+    columns = score_columns(spec, config, meeting, times[-1], curves["long_times"][-1])
     return Evaluation(ScoreTable(name, columns, rows, spread_over, tuple(notes), settings), curves)
 
 
@@ -200,15 +200,16 @@ def score_columns(
         The columns.
     """
     unit, time = spec.fields[0].units, spec.time_units
+    step = meeting.time * meeting.leads[0] / config.leads[0]
     columns = [
         Column(f"rmse_{lead}", f"RMSE, lead {lead}", unit, "low",
-               f"Root mean square error of forecasts {lead} outer steps ahead ({index * meeting.time:.4g} in time).")
-        for lead, index in zip(config.leads, meeting.leads, strict=True)
+               f"Root mean square error of forecasts by lead time, in outer steps of {step:.4g}.")
+        for lead in config.leads
     ]
     if scores.is_vorticity(spec):
         kmax = config.max_wavenumber or scores.resolved_wavenumber(spec)
         columns += [Column(f"correlation_{lead}", f"correlation, lead {lead}", "1", "high",
-                           f"Correlation of forecast and truth over the grid, {lead} outer steps ahead.")
+                           "Correlation of forecast and truth over the grid, by lead time.")
                     for lead in config.leads]
         columns += [
             Column("energy_error", "energy spectrum error", "1", "low",

@@ -26,7 +26,7 @@ STYLE: dict[str, dict[str, Any]] = {
     "offline": {"color": "#0072b2", "linestyle": (0, (7, 2, 1.5, 2)), "zorder": 5},
     "online": {"color": "#d55e00", "zorder": 6},
 }
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 9, "axes.grid": True,
     "grid.color": "#e3e3e3", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "lines.linewidth": 1.8, "figure.dpi": 110, "savefig.dpi": 150,
@@ -45,6 +45,7 @@ def draw_scores(curves: Curves, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(RC):
+        drawn: dict[str, Figure | None]
         if "wavenumbers" in curves:
             drawn = {"snapshots": snapshots(curves), "forecast": forecast([curves]), "spectra": spectra(curves),
                      "pdf": pdf(curves), "enstrophy": mean_square(curves)}
@@ -96,9 +97,10 @@ def draw_losses(metrics: Mapping[str, np.ndarray], folder: Path) -> Path | None:
             if np.isfinite(validation).any():
                 best = int(np.nanargmin(validation))
                 axes.plot(step[best], validation[best], marker="*", markersize=13, color="#f0e442", linestyle="none",
-                          markeredgecolor="black", label="best validation")
-            axes.set(title=f"{phase} training", xlabel="optimiser step", ylabel=units[phase], yscale="log",
-                     xlim=(0, None))
+                          markeredgecolor="black", label="best validation", clip_on=False, zorder=9)
+            low, high = (reduce(np.concatenate((loss, validation))) for reduce in (np.nanmin, np.nanmax))
+            axes.set(title=f"{phase} training", xlabel="optimiser step", ylabel=units[phase], xlim=(0, None),
+                     yscale="log" if high > 10 * low else "linear")
             axes.legend()
         return _save(figure, folder / "loss.png")
 
@@ -159,7 +161,7 @@ def forecast(runs: Sequence[Curves]) -> Figure:
     if gridded:
         panels[0].set_ylim(0, None)
         panels[1].set(ylabel="correlation with the truth", title="forecast correlation")
-        panels[1].set_ylim(None, 1.005)
+        panels[1].set_ylim(None, 1.0)
     else:
         panels[0].set_yscale("log")
         valid = float(curves["threshold"]) * scale
@@ -212,11 +214,13 @@ def pdf(curves: Curves) -> Figure:
     for name in ("truth", *_closures(curves)):
         density = curves[f"{name}/pdf"].mean(axis=0)
         axes.plot(centres, np.where(density > 0, density, np.nan), label=_label(name), **STYLE.get(name, {}))
+    truth = curves["truth/pdf"]
+    axes.fill_between(centres, truth.min(axis=0), truth.max(axis=0), color="#000000", alpha=0.12, linewidth=0,
+                      label="range of the truth")
     axes.plot(centres, np.exp(-0.5 * centres**2) / np.sqrt(2 * np.pi), color="#bbbbbb", linewidth=1, label="Gaussian",
               zorder=1)
-    floor = curves["truth/pdf"].mean(axis=0)
     axes.set(yscale="log", xlabel=r"vorticity $q/\sigma_{\mathrm{truth}}$", ylabel="probability density",
-             ylim=(0.5 * floor[floor > 0].min(), 1.5 * floor.max()), title="PDF of vorticity, long runs")
+             ylim=(0.5 * truth[truth > 0].min(), 1.5 * truth.max()), title="PDF of vorticity, long runs")
     axes.legend()
     return figure
 
@@ -325,7 +329,10 @@ def _reach(errors: np.ndarray) -> float:
 
 def _lyapunov_axis(axes: Axes, lyapunov_time: float) -> None:
     if lyapunov_time:
-        top = axes.secondary_xaxis("top", functions=(lambda t: t / lyapunov_time, lambda x: x * lyapunov_time))
+        def scaled(factor: float) -> Any:
+            return lambda value: value * factor
+
+        top = axes.secondary_xaxis("top", functions=(scaled(1 / lyapunov_time), scaled(lyapunov_time)))
         top.set_xlabel("Lyapunov times")
 
 

@@ -19,7 +19,6 @@ metrics.csv has one row an epoch, the first (epoch 0, step 0) before any step. C
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from trimtab.files import replacing
+from trimtab.session import log
 
 COLUMNS = ("phase", "epoch", "step", "window", "rate", "loss", "validation", "gradient_norm", "dropped", "skipped",
            "validation_dropped", "seconds")
 CURVES = ("rate", "loss", "validation", "gradient_norm", "dropped", "skipped")
-log = logging.getLogger("trimtab")
 
 
 class Records:

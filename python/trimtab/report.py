@@ -17,7 +17,7 @@ from trimtab.checkpoint import Run, load_run
 from trimtab.config import dump_experiment
 from trimtab.errors import DataError
 from trimtab.files import replacing
-from trimtab.score_table import LABELS, ScoreTable, read_table
+from trimtab.score_table import LABELS, Column, ScoreTable, read_table
 from trimtab.scoring import read_curves
 
 CAPTIONS = {
@@ -54,9 +54,9 @@ p.lead { font-size: 1.1rem; max-width: 48rem; } .soft, figcaption, caption { col
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
-th, td { padding: .32rem .8rem .32rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid var(--ink); }
-td.best { font-weight: 700; color: var(--mark); } tr.group td { border-top: 1px solid var(--soft); }
+th, td { padding: .32rem 0 .32rem 1.1rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; } thead th { border-bottom: 2px solid var(--ink); }
+td.best { font-weight: 700; color: var(--mark); } tr.group td { border-top: 1px solid #9a9aa0; }
 figure { margin: 0 0 1rem; } figure img { max-width: 100%; height: auto; }
 dl { font-size: .9rem; } dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.2rem; color: var(--soft); }
 pre { background: #f5f5f7; padding: .9rem 1rem; overflow-x: auto; font-size: .85rem; border-radius: 4px; }
@@ -132,7 +132,7 @@ def headline(table: ScoreTable) -> str:
     key, label = leads[-1].key, leads[-1].label.removeprefix("RMSE, ")
     own = table.mean(trained, key)
     parts = []
-    others = {"none": "no closure", "smagorinsky": "Smagorinsky's", "offline": "the offline-trained one"}
+    others = {"none": "no closure", "smagorinsky": "Smagorinsky", "offline": "the offline-trained one"}
     for other, words in others.items():
         if other in table.rows and other != trained:
             error = table.mean(other, key)
@@ -179,19 +179,25 @@ def _table(table: ScoreTable) -> str:
                         for row in table.rows)
         unit = "" if column.unit == "1" else f" ({column.unit})"
         name = f"{column.label}{unit} {'↓' if column.better == 'low' else '↑'}"
-        family = column.label.split(",")[0]
-        lines.append(f"<tr{' class=group' if family != group else ''}><td>{escape(name)}</td>{cells}</tr>")
-        group = family
+        lines.append(f"<tr{' class=group' if _family(column) != group else ''}><td>{escape(name)}</td>{cells}</tr>")
+        group = _family(column)
     caption = f"Mean ± standard deviation over {table.spread_over}. ↓ lower is better, ↑ higher is better; bold: best."
-    notes = "".join(f"<p class=\"soft\">{escape(note)}</p>" for note in table.notes)
+    sentences = filter(None, (*table.notes, table.comparison()))
+    notes = "".join(f"<p class=\"soft\">{escape(note)}</p>" for note in sentences)
     return (f"<div class=\"scroll\"><table><caption>{escape(caption)}</caption><thead><tr><th>score</th>{head}</tr>"
             f"</thead><tbody>{''.join(lines)}</tbody></table></div>{notes}")
 
 
+def _family(column: Column) -> str:
+    """The score without its lead time."""
+    return column.label.split(",")[0]
+
+
 def _meanings(table: ScoreTable) -> str:
-    items = "".join(f"<dt>{escape(one.label)}</dt><dd>{escape(one.meaning)}</dd>" for one in table.columns)
-    truth = ("<dt>truth, run against run</dt><dd>Each held-out run of the truth against the other ones: how far two "
-             "samples of the same climate are apart. No closure can be told from the truth below this.</dd>")
+    families = {_family(one): one.meaning for one in table.columns}
+    items = "".join(f"<dt>{escape(family)}</dt><dd>{escape(meaning)}</dd>" for family, meaning in families.items())
+    truth = ("<dt>truth vs truth</dt><dd>Each held-out run of the truth against the others: how far apart two samples of "
+             "one climate are. Differences between closures that are small against this mean little.</dd>")
     return f"<dl>{items}{truth if 'truth' in table.rows else ''}</dl>"
 
 
@@ -211,8 +217,8 @@ def _training(run: Run, metrics: Mapping[str, np.ndarray]) -> str:
     if not rows:
         return "<p>No epoch is finished yet.</p>"
     config = run.experiment.training
-    words = (f"Online: gradient “{config.gradient}”, windows of {config.window} outer steps of {config.stride} inner "
-             f"steps, batches of {config.batch}, seed {config.seed}.")
+    words = (f"Online: gradient “{config.gradient}”, windows of {config.window} outer steps ({config.stride} inner "
+             f"each), batches of {config.batch}, seed {config.seed}.")
     heads = ("phase", "epochs", "steps", "validation at the start", "best validation", "windows that blew up",
              "seconds")
     return (f"<p>{escape(words)}</p><div class=\"scroll\"><table><thead><tr>"

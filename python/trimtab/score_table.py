@@ -53,6 +53,7 @@ class ScoreTable:
         spread_over: what the values are of, in words.
         notes: sentences that belong under the table.
         settings: what the scores depend on.
+        member: what a value of a forecast's score is of, "start" or "run".
     """
 
     experiment: str
@@ -61,6 +62,7 @@ class ScoreTable:
     spread_over: str = "held-out starts"
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    member: str = "start"
 
     def mean(self, row: str, key: str) -> float | None:
         """Mean over the values; None where the row has no such score, NaN when a member blew up."""
@@ -81,8 +83,33 @@ class ScoreTable:
         best = (min if column.better == "low" else max)(finite, key=finite.__getitem__)
         return best if list(finite.values()).count(finite[best]) == 1 else None
 
+    def wins(self, row: str, other: str, column: Column) -> tuple[int, int]:
+        """In how many of the members one closure beats another: closures meet on the same starts, so this tells a small
+        difference from chance where the spread over starts does not.
+
+        Args:
+            row, other: closures.
+            column: a score that both have.
+
+        Returns:
+            (members in which `row` is better, members). A blow-up is never better.
+        """
+        one, two = self.rows[row][column.key], self.rows[other][column.key]
+        better = one < two if column.better == "low" else one > two
+        return int(np.sum(better | (np.isfinite(one) & ~np.isfinite(two)))), len(one)
+
+    def comparison(self) -> str:
+        """The last closure against the others, member by member at the longest lead, as a sentence; empty for one row."""
+        *others, last = (row for row in self.rows if row not in OPTIONAL_ROWS)
+        column = next((one for one in reversed(self.columns) if one.key.startswith("rmse_")), None)
+        if not others or column is None:
+            return ""
+        counts = [(LABELS.get(other, other), *self.wins(last, other, column)) for other in others]
+        told = ", ".join(f"than {label} at {wins} of {members}" for label, wins, members in counts)
+        return f"{column.label}, {self.member} by {self.member}: {LABELS.get(last, last)} is better {told}."
+
     def cell(self, row: str, key: str) -> str:
-        """Mean and spread as text: three significant digits, the spread to the same decimal."""
+        """Mean and spread as text: three digits of the mean or two of the spread, whichever are more; four decimals."""
         mean, spread = self.mean(row, key), self.spread(row, key)
         if mean is None:
             return "–"
@@ -92,8 +119,8 @@ class ScoreTable:
         if not np.isfinite(mean):
             failed = int(np.sum(~np.isfinite(self.rows[row][key])))
             return f"blew up {failed}/{len(self.rows[row][key])}"
-        exponent = int(np.floor(np.log10(abs(mean)))) if mean else 0
-        style = f".{min(max(0, 2 - exponent), 4)}f" if exponent >= -3 else ".1e"
+        digits = [wanted - int(np.floor(np.log10(abs(value)))) for wanted, value in ((2, mean), (1, spread)) if value]
+        style = f".{min(max([0, *digits]), 4)}f" if not digits or digits[0] <= 5 else ".1e"
         return f"{mean:{style}}" + ("" if spread is None else f" ± {spread:{style}}")
 
     def to_csv(self) -> str:
@@ -111,8 +138,9 @@ class ScoreTable:
         rows = {row: {key: {"mean": _number(self.mean(row, key)), "spread": _number(self.spread(row, key)),
                             "values": [_number(value) for value in values]} for key, values in scores.items()}
                 for row, scores in self.rows.items()}
-        tree = {"experiment": self.experiment, "spread_over": self.spread_over, "notes": list(self.notes),
-                "settings": dict(self.settings), "columns": [asdict(one) for one in self.columns], "rows": rows}
+        tree = {"experiment": self.experiment, "spread_over": self.spread_over, "member": self.member,
+                "notes": list(self.notes), "settings": dict(self.settings),
+                "columns": [asdict(one) for one in self.columns], "rows": rows}
         return json.dumps(tree, indent=1, allow_nan=False) + "\n"
 
 
@@ -133,7 +161,7 @@ def read_table(path: Path) -> ScoreTable:
         rows = {row: {key: np.array([np.nan if value is None else value for value in one["values"]], dtype=float)
                       for key, one in scores.items()} for row, scores in tree["rows"].items()}
         return ScoreTable(tree["experiment"], tuple(Column(**one) for one in tree["columns"]), rows,
-                          tree["spread_over"], tuple(tree["notes"]), tree["settings"])
+                          tree["spread_over"], tuple(tree["notes"]), tree["settings"], tree["member"])
     except FileNotFoundError as error:
         raise DataError(f"There is no {path}; make it with `trimtab score {path.parent}`.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -163,7 +191,8 @@ def combine(tables: Sequence[ScoreTable]) -> ScoreTable:
                               "reference runs: score only runs of one experiment together.")
     rows = {row: {key: np.array([table.mean(row, key) for table in tables], dtype=float) for key in scores}
             for row, scores in first.rows.items()}
-    return ScoreTable(first.experiment, first.columns, rows, f"{len(tables)} runs (seeds)", first.notes, first.settings)
+    settings = {key: value for key, value in first.settings.items() if key not in ("seed", "stamp")}
+    return ScoreTable(first.experiment, first.columns, rows, f"{len(tables)} runs (seeds)", first.notes, settings, "run")
 
 
 def _number(value: float | None) -> float | None:

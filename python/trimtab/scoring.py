@@ -92,8 +92,9 @@ def write_scores(evaluation: Evaluation, folder: Path) -> None:
         evaluation: the scores.
         folder: an existing folder.
     """
+    arrays: dict[str, Any] = evaluation.curves
     with replacing(folder / "curves.npz") as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **evaluation.curves)
+        np.savez_compressed(file, **arrays)
     _write_table(evaluation.table, folder)
 
 

@@ -59,7 +59,9 @@ class Targets:
             self._values: np.ndarray | None = None
             self.in_memory = 8 * math.prod(self.shape) <= in_memory
             if self.in_memory:
-                self._values = np.stack([self._read(run, slice(None)) for run in range(runs)])
+                self._values = np.empty(self.shape)
+                for run in range(runs):
+                    self._values[run] = self._read(run, slice(None))
         except BaseException:
             self._file.close()
             raise

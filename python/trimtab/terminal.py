@@ -113,7 +113,7 @@ def print_scores(table: ScoreTable) -> None:
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
     console.print(shown)
-    for note in table.notes:
+    for note in filter(None, (*table.notes, table.comparison())):
         console.print(note, highlight=False)
 
 

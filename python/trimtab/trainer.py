@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import random
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -27,9 +23,10 @@ from trimtab.files import only_writer, replacing
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
 from trimtab.phase import Phase
-from trimtab.records import Records, log
+from trimtab.records import Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
+from trimtab.session import StopSignal, deterministic, log, logged
 from trimtab.targets import Targets
 
 EXIT_CODES = {"finished": 0, "stopped early": 0, "interrupted": 130, "terminated": 143}  # 128 + the signal's number
@@ -115,7 +112,7 @@ class Trainer:
         self.resume, self.progress, self._opener = resume, progress, open_solver
         self.at = Position()
         self.best: dict[str, Any] | None = None
-        self._signal = 0
+        self._signal = StopSignal()
         self._told = 0.0
 
     def fit(self) -> Result:
@@ -137,8 +134,8 @@ class Trainer:
             self._open_data()
             self.records = Records(self.folder, saved["history"] if saved else [], self.experiment.offline.steps)
             stack.callback(self.records.close)
-            stack.enter_context(self._signals())
-            stack.enter_context(_deterministic())
+            stack.enter_context(self._signal.watching())
+            stack.enter_context(deterministic())
             try:
                 self._begin(saved)
                 if self.at.phase == "offline":
@@ -150,7 +147,7 @@ class Trainer:
                 self.correction.eval()
             except _Stop:
                 self._save()
-                status = "terminated" if self._signal == signal.SIGTERM else "interrupted"
+                status = "terminated" if self._signal.number == signal.SIGTERM else "interrupted"
             log.info("%s at %s epoch %d; best is epoch %d", status, self.at.phase, self.at.epoch, self.at.best_epoch)
         at = self.at
         return Result(status, self.folder, at.best_epoch, at.best_validation, at.dropped_in_all, at.skipped_in_all)
@@ -226,7 +223,7 @@ class Trainer:
 
     def _boundary(self) -> None:
         """Between steps: a place where a signal may end the run."""
-        if self._signal:
+        if self._signal.number:
             raise _Stop
 
     def _tell(self, phase: Phase, epochs: float) -> None:
@@ -250,7 +247,7 @@ class Trainer:
             checkpoint.check_same_experiment(saved, self.experiment, self.folder / "last.pt")
         with replacing(self.folder / "experiment.toml") as partial:
             partial.write_text(dump_experiment(self.experiment), encoding="utf-8")
-        stack.enter_context(_logged(self.folder / "log.txt"))
+        stack.enter_context(logged(self.folder / "log.txt"))
         return saved
 
     def _open_data(self) -> None:
@@ -333,55 +330,6 @@ class Trainer:
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
         return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.solver.spec),
                 "correction": weights, "progress": asdict(self.at), "history": self.records.history, **self._provenance}
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a stop at the next boundary; a second SIGINT does not wait."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may handle signals; the host program does
-            return
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._signal == number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._signal = number
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
-    """Torch operations that give the same bits every time; those that cannot, warn."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # It would write every buffer twice.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
-        handler.close()
 
 
 def _copied(weights: dict[str, Any]) -> dict[str, Any]:

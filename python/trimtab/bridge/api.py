@@ -42,13 +42,13 @@ def describe(handle: int) -> str:
     return _text(text, length)
 
 
-def set_correction(handle: int, address: int, size: int) -> None:
+def set_correction(handle: int, address: int, context: int, size: int) -> None:
     """Fill the slot with the C function at an address, in numbers of 4 or 8 bytes; address 0 empties it.
 
     Raises:
         SolverError: the solver is closed.
     """
-    _check(solver_api.solver_set_correction(handle, address, 0, size))
+    _check(solver_api.solver_set_correction(handle, address, context, size))
 
 
 def set_interrupt(handle: int, address: int) -> None:

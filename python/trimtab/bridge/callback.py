@@ -3,8 +3,9 @@
 
 One layout rule holds at the border: Fortran `a(i, members)` and torch `(members, i)` are the same bytes. The tensor on
 the solver's buffer is made once per (address, shape) and used again; the answer is the address of the network's own
-output, so nothing is copied on the way back. An exception is kept here, the solver unwinds, and the caller raises it
-again with its own type and traceback; a null address is what a callback that failed or never ran gives back.
+output, so nothing is copied on the way back. The C function is `bridge/callback.c`: it hands the solver a null address
+when the module raises, the solver unwinds, and the exception comes out of the solver's call as it is. (A ctypes function
+would lose what strikes at its edges, a Ctrl-C, and return what happens to lie on the stack.)
 """
 
 from __future__ import annotations
@@ -16,13 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimtab.bridge.solver_api import solver_api
 from trimtab.errors import ConfigError, CorrectionError
 from trimtab.networks import network_dtype
 
-# correction_function of fortran/correction.f90: (context, state, n, members, weight) -> tendency
-_FUNCTION = ctypes.CFUNCTYPE(
-    ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_double
-)
 _KINDS = {torch.float32: (4, ctypes.c_float), torch.float64: (8, ctypes.c_double)}
 _MOST_BUFFERS = 16
 
@@ -34,9 +32,9 @@ class Callback:
         module: (B, N) -> (B, N) in float32 or float64; tendencies in the state's unit per unit of time.
 
     Attributes:
-        address: of the C function; valid as long as this object lives.
+        address: of the C function.
+        context: what the C function calls; valid as long as this object lives.
         bytes: 4 or 8, the kind of numbers it reads and returns.
-        error: what the module raised, until `raise_error` raises it again.
 
     Raises:
         ConfigError: the module works in neither float32 nor float64.
@@ -49,44 +47,28 @@ class Callback:
             raise ConfigError(f"The network works in {self.dtype}; a solver's slot takes float32 or float64: "
                               "convert the network with .float() or .double().")
         self.bytes, _ = _KINDS[self.dtype]
-        self.error: BaseException | None = None
-        self._function = _FUNCTION(self._make_call())
-        self.address: int = ctypes.cast(self._function, ctypes.c_void_p).value or 0
+        self._call = self._make_call()
+        self.address: int = int(solver_api.solver_python_function())
+        self.context: int = id(self._call)
 
-    def raise_error(self) -> None:
-        """Raise again what the module raised.
-
-        Raises:
-            CorrectionError: it never ran.
-        """
-        error, self.error = self.error, None
-        if error is None:
-            raise CorrectionError("The solver says that the correction failed, but the correction raised nothing and may "
-                                  "never have been called; open the solver again.")
-        raise error
-
-    def _make_call(self) -> Callable[[int, int, int, int, float], int]:
+    def _make_call(self) -> Callable[[int, int, int, float], int]:
         """The function behind the pointer: what it needs stands in a closure, where it is reached fastest."""
         module, dtype, conform = self.module, self.dtype, self._conform
         ready: dict[int, Tensor] = {}
         states, answer = torch.empty(0, 0), torch.empty(0, 0)
         shape, last, length, count = states.shape, 0, 0, 0
 
-        def call(_context: int, address: int, n: int, members: int, _weight: float) -> int:
+        def call(address: int, n: int, members: int, _weight: float) -> int:
             # Called by the solver, under the inference mode that `FortranSolver.advance` has entered.
             nonlocal states, answer, shape, last, length, count
-            try:
-                if address != last or n != length or members != count:
-                    states = _view(ready, address, n, members, dtype)
-                    shape, last, length, count = states.shape, address, n, members
-                answer = module(states)
-                if type(answer) is not Tensor or answer.shape != shape or answer.dtype is not dtype \
-                        or not answer.is_contiguous() or not answer.is_cpu:
-                    answer = conform(answer, states)
-                return answer.data_ptr()  # `answer` lives in the closure until the next call
-            except BaseException as error:  # kept, and raised again by raise_error: nothing may pass through Fortran
-                self.error = error
-                return 0
+            if address != last or n != length or members != count:
+                states = _view(ready, address, n, members, dtype)
+                shape, last, length, count = states.shape, address, n, members
+            answer = module(states)
+            if type(answer) is not Tensor or answer.shape != shape or answer.dtype is not dtype \
+                    or not answer.is_contiguous() or not answer.is_cpu:
+                answer = conform(answer, states)
+            return answer.data_ptr()  # `answer` lives in the closure until the next call
 
         return call
 

@@ -16,7 +16,7 @@ from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.config import solver_namelists
-from trimtab.errors import BlowUpError, ConfigError, CorrectionError
+from trimtab.errors import BlowUpError, ConfigError
 from trimtab.networks import network_dtype
 from trimtab.solver import OnBlowUp
 from trimtab.state import Field, SolverSpec
@@ -70,13 +70,8 @@ class FortranSolver:
         states[0] = start
         failed = np.zeros(start.shape[0], dtype=np.int64)
         self._fill(correction)
-        try:
-            with torch.inference_mode():
-                api.advance(self._handle, steps * stride, stride, time, states, failed)
-        except CorrectionError:
-            if self._callback is None:
-                raise
-            self._callback.raise_error()
+        with torch.inference_mode():
+            api.advance(self._handle, steps * stride, stride, time, states, failed)
         if failed.any() and on_blow_up == "raise":
             members = np.flatnonzero(failed)
             raise BlowUpError(
@@ -121,7 +116,10 @@ class FortranSolver:
         else:
             wanted = Callback(correction)
         if wanted is not callback:
-            api.set_correction(self._handle, wanted.address if wanted else 0, wanted.bytes if wanted else 8)
+            if wanted is None:
+                api.set_correction(self._handle, 0, 0, 8)
+            else:
+                api.set_correction(self._handle, wanted.address, wanted.context, wanted.bytes)
             self._callback = wanted
 
 
