@@ -6,11 +6,9 @@
 !! modes reach a shifted grid when they are multiplied by their phases and folded onto `points` = waves + 1 values. That is the
 !! 3/2 rule without the zeros that padding would transform, in the lengths that FFTW does best. With shifts = 1 it is padding.
 !!
-!! Two real fields a, b travel as one complex field a + i b.
-!!
-!! Columns (y) are transformed first, then rows (x); a slab (y, column) holds the plane half-way. Both work on `lanes` columns or
-!! rows side by side, so that every loop and every FFTW call runs over neighbours in memory, nothing is transposed, and a
-!! product is formed while its rows are in cache.
+!! Two real fields a, b travel as one complex field a + i b. Columns (y) are transformed first, then rows (x); a slab (y,
+!! column) holds the plane half-way. Both work on `lanes` columns or rows side by side, so that every loop and every FFTW call
+!! runs over neighbours in memory, nothing is transposed, and a product is formed while its rows are in cache.
 !!
 !! Plans use FFTW_ESTIMATE: every process then chooses the same algorithm, and a run's bits do not depend on the process, as
 !! they would with FFTW_MEASURE, which chooses by timing (and gains at most 8 % here). They are made once a size and process,
@@ -98,7 +96,7 @@ contains
              associated(work%values%c) .and. associated(work%spectrum%c) .and. associated(work%field%c)
     if (.not. enough) then
       plane => null()
-      call free_workspace(work)
+      call close_plane(plane, work)
       return
     end if
     if (.not. associated(plane)) then
@@ -118,13 +116,18 @@ contains
     plane%users = plane%users + 1
   end subroutine open_plane
 
-  !> Give both back; the last user of a plane frees its plans. Nothing happens to what is not open.
+  !> Give both back, those that are there; the last user of a plane frees its plans.
   subroutine close_plane(plane, work)
     type(plane_t), pointer, intent(inout) :: plane
     type(workspace_t), intent(inout) :: work
     type(plane_t), pointer :: before
 
-    call free_workspace(work)
+    call free_buffer(work%slab)
+    call free_buffer(work%strip)
+    call free_buffer(work%folded)
+    call free_buffer(work%values)
+    call free_buffer(work%spectrum)
+    call free_buffer(work%field)
     if (.not. associated(plane)) return
     plane%users = plane%users - 1
     if (plane%users == 0) then
@@ -216,16 +219,6 @@ contains
     buffer = buffer_t()
   end subroutine free_buffer
 
-  subroutine free_workspace(work)
-    type(workspace_t), intent(inout) :: work
-    call free_buffer(work%slab)
-    call free_buffer(work%strip)
-    call free_buffer(work%folded)
-    call free_buffer(work%values)
-    call free_buffer(work%spectrum)
-    call free_buffer(work%field)
-  end subroutine free_workspace
-
   !> Modes of a block of columns, in work%strip, to values along y, in the slab.
   subroutine columns_to_slab(plane, work, block, slab)
     type(plane_t), intent(in) :: plane
@@ -289,7 +282,9 @@ contains
       end do
       return
     end if
-    folded(:, :, 0, :) = spread(modes(:, skip + 1:skip + lanes, plus(0)), 3, 3)
+    do k = 1, 3
+      folded(:, :, 0, k) = modes(:, skip + 1:skip + lanes, plus(0))
+    end do
     do k = 1, plane%waves   ! modes k and k - points fold onto one value
       p = plus(k)
       m = minus(plane%points - k)
@@ -324,7 +319,10 @@ contains
     real(rk) :: cp, sp, cm, sm, ar, ai, dr, di
     integer(ik) :: k, l, p, m
 
-    modes(:, skip + 1:skip + lanes, plus(0)) = sum(folded(:, :, 0, :), 3)
+    do l = 1, lanes
+      modes(1, skip + l, plus(0)) = sum(folded(1, l, 0, :))
+      modes(2, skip + l, plus(0)) = sum(folded(2, l, 0, :))
+    end do
     modes(:, skip + 1:skip + lanes, minus(0)) = modes(:, skip + 1:skip + lanes, plus(0))
     if (plane%shifts == 1) then
       do k = 1, plane%waves

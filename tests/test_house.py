@@ -24,7 +24,7 @@ ROWS = (
     ("networks", "state", "sections", "config", "files"),
     ("window", "solver", "correction"),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table"),
-    ("bridge", "rollout", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
+    ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
     ("offline", "online", "evaluation"),
     ("trainer", "scoring", "figures", "terminal"),
     ("deploy", "report"),
@@ -80,7 +80,7 @@ def test_no_circle():
 
 def test_learning_does_not_see_the_bridge():
     for name, others in GRAPH.items():
-        if name.split(".")[0] in ("gradient", "trainer", "online", "offline", "rollout"):
+        if name.split(".")[0] in ("gradient", "trainer", "online", "offline"):
             assert not [one for one in others if one.startswith("bridge")], name
 
 

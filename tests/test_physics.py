@@ -45,7 +45,6 @@ def test_tendency_is_the_twins(name, open_solver, random_states):
     {"dealiasing": "3/2", "n": 20},
     {"dealiasing": "2/3", "n": 20},
     {"dealiasing": "2/3", "n": 16},
-    {"dealiasing": "none", "n": 20},
     {"hyperviscosity": 1e-6, "hyperviscosity_order": 4},
     {"hyperviscosity": 1e-8, "hyperviscosity_order": 6, "n": 24},
     {"beta": 0.0, "drag": 0.0, "viscosity": 0.0, "forcing_amplitude": 0.0},

@@ -28,6 +28,7 @@ from trimtab.offline import Offline
 from trimtab.online import Online
 from trimtab.phase import cosine
 from trimtab.records import COLUMNS
+from trimtab.reference import reference_path
 from trimtab.targets import Targets
 from trimtab.trainer import Trainer
 from trimtab.window import Window
@@ -143,7 +144,7 @@ def test_it_learns_and_leaves_a_folder_to_work_with(whole, open_solver):
     assert any(path.name.startswith("events.out.tfevents") for path in (whole / "tensorboard").iterdir())
     assert not [path for path in whole.iterdir() if path.name.startswith(".")]
     solver = open_solver("lorenz63")
-    targets = Targets(next((whole.parent / "cache").glob("*.nc")), solver.spec, run.experiment.reference, 0.01)
+    targets = Targets(reference_path(small(), solver.spec), solver.spec, run.experiment.reference, 0.01)
     windows = targets.windows("validation", 4)
     states = torch.from_numpy(windows.batch(windows.spread(40), range(5)))
     errors = [mean_square(torch.from_numpy(solver.advance(states[0], 4, correction=one).states), states[1:]).item()
@@ -369,7 +370,7 @@ def test_sparse_targets_and_no_offline_phase(place, tmp_path):
 
 def phases(place, solver, *overrides):
     experiment = small(*overrides)
-    path = next((place / "cache").glob("*.nc"))
+    path = reference_path(small(), solver.spec)
     targets = Targets(path, solver.spec, experiment.reference, 0.01)
     correction = trimtab.Correction(trimtab.networks.MLP(), solver.spec)
     offline = Offline(experiment.offline, experiment.training, solver, correction, targets)
@@ -409,6 +410,85 @@ def test_labels_are_what_the_solver_misses(whole, place, open_solver):
     assert np.abs(labels[:, 0]).max() < 0.02 * np.abs(expected).max()
     offline.labels.keep, offline.labels._all = False, None
     np.testing.assert_array_equal(offline.labels.get(np.arange(0, offline.size(0), 3))[1], labels)
+
+
+PLANE = """
+[solver]
+name = "qg"
+n = 16
+dt = 0.02
+viscosity = 1e-3
+drag = 0.1
+forcing_amplitude = 4.0
+forcing_wavenumber = 4
+[network]
+name = "PeriodicCNN"
+channels = [2, 6, 1]
+[correction]
+features = ["q", "psi"]
+[reference]
+solver = { n = 32, dt = 0.01 }
+spin_up = 4.0
+snapshots = 200
+filter = "gaussian"
+training_runs = 4
+validation_runs = 1
+test_runs = 0
+[offline]
+steps = 60
+batch = 16
+rate = 5e-3
+[training]
+window = 3
+batch = 8
+epochs = 2
+steps_per_epoch = 10
+"""
+
+
+def test_a_plane_learns_its_closure_and_resumes(place, tmp_path, monkeypatch):
+    experiment = parse_experiment(PLANE, "test")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = Trainer(experiment, whole).fit()
+    rows = rows_of(whole)
+    assert rows[0]["phase"] == "offline" and float(rows[0]["validation"]) == pytest.approx(1, abs=0.3)
+    assert min(float(row["validation"]) for row in rows if row["phase"] == "offline") < 0.85
+    assert result.best_epoch > 0
+    original, calls = Trainer._step, 0
+
+    def killing(self, phase, indices):
+        nonlocal calls
+        calls += 1
+        if calls in (50, 75):
+            raise Killed
+        original(self, phase, indices)
+
+    monkeypatch.setattr(Trainer, "_step", killing)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            Trainer(experiment, killed, resume=True).fit()
+    Trainer(experiment, killed, resume=True).fit()
+    assert_same_run(killed, whole)
+
+
+def test_a_loop_of_ones_own(whole, place, open_solver):
+    """The parts without the trainer: targets, rollout, loss, and any optimiser of torch."""
+    solver = open_solver("lorenz63")
+    targets = Targets(reference_path(small(), solver.spec), solver.spec, small().reference, 0.01)
+    windows = targets.windows("training", 4)
+    torch.manual_seed(0)
+    correction = trimtab.Correction(trimtab.networks.MLP(), solver.spec, input_scale=15.0, output_scale=50.0)
+    optimiser = torch.optim.Adam(correction.parameters(), lr=0.01)
+    losses = []
+    for _ in range(40):
+        truth = torch.from_numpy(windows.batch(np.random.default_rng(0).integers(len(windows), size=16), range(5)))
+        states = trimtab.rollout(solver, correction, truth[0], steps=4)
+        loss = mean_square(states, truth[1:])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def test_mean_square_leaves_out_what_blew_up():

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _HOME = {
     "open_solver": "trimtab.bridge.fortran_solver",
     "Correction": "trimtab.correction",
-    "rollout": "trimtab.rollout",
+    "rollout": "trimtab.gradient.rollout",
     "StaticEGA": "trimtab.gradient",
     "NoGradient": "trimtab.gradient",
     "Window": "trimtab.window",

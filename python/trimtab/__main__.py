@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from trimtab.bridge.runtime import configure_runtime
     from trimtab.config import load_experiment
     from trimtab.report import write_report
     from trimtab.scoring import check_scores, score_run
@@ -51,6 +52,7 @@ def _train(options: argparse.Namespace) -> int:
 
     experiment = load_experiment(options.experiment, options.set)
     check_scores(experiment)
+    print(f"{experiment.name}: {configure_runtime()}")
     with Watch().watching() as watch:
         trainer = Trainer(experiment, options.out, resume=options.resume, progress=watch)
         options.out = str(trainer.folder)
@@ -137,9 +139,11 @@ def _version(options: argparse.Namespace) -> int:
     import importlib.metadata as metadata
     import platform
 
+    from trimtab.bridge.runtime import configure_runtime
+
     packages = ("torch", "numpy", "xarray", "netCDF4", "matplotlib", "f90wrap")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    print(f"trimtab {trimtab.__version__} (Python {platform.python_version()}, {versions})")
+    print(f"trimtab {trimtab.__version__} (Python {platform.python_version()}, {versions})\nThis process: {configure_runtime()}.")
     return 0
 
 
@@ -195,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "write figures and report.html of a run again")
     report.add_argument("run", metavar="RUN", help="run folder")
 
-    add("version", _version, "print the versions of trimtab and of what it stands on")
+    add("version", _version, "print versions, and the threads and allocator settings in force")
     return parser
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from trimtab.correction import Correction
 from trimtab.gradient import get_gradient
+from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, mean_square
 from trimtab.phase import Phase, cosine
-from trimtab.rollout import rollout
 from trimtab.sections import TrainingConfig
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
