@@ -33,20 +33,27 @@ lint: setup     ## ruff, mypy, fortitude
 	$(BIN)/mypy
 	$(BIN)/fortitude check fortran bridge tests
 
-bench: setup    ## ratios and medians; see tests/bench
-	$(BIN)/python tests/bench/run.py
+bench: setup build/bench/pyqg/.ready ## ratios and medians; see tests/bench
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/run.py
+
+# A neighbour to measure against, in an environment of its own: it wants old numpy, cython and setuptools.
+build/bench/pyqg/.ready: Makefile
+	$(PYTHON) -m venv build/bench/pyqg
+	build/bench/pyqg/bin/python -m pip install -q 'numpy<2' 'cython<3' 'setuptools<70' wheel scipy pyfftw
+	build/bench/pyqg/bin/python -m pip install -q --no-build-isolation pyqg==0.7.2
+	touch $@
 
 setup: $(READY) ## system packages (root and apt), .venv, trimtab installed in it
 
 # Installed, not editable: an editable install rebuilds at import, and processes started together would rebuild at once.
 $(READY): $(TOOLS) $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -C build-dir=build/install '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --config-settings=build-dir=build/install '.[dev]'
 	test -d build/tests || $(BIN)/meson setup build/tests -Dpython=false >/dev/null
 	touch $@
 
 $(TOOLS): pyproject.toml constraints.txt Makefile | system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt pip $(TORCH) $(BUILD_TOOLS)
+	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH) $(BUILD_TOOLS)
 	touch $@
 
 system:
