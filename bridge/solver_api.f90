@@ -12,7 +12,7 @@ module solver_api
   implicit none
   private
   public :: solver_open, solver_close, solver_size, solver_describe, solver_set_correction, solver_set_interrupt
-  public :: solver_python_function, solver_tendency, solver_advance, solver_message
+  public :: solver_python_function, solver_tendency, solver_tendency_adjoint, solver_project, solver_advance, solver_message
 
   !> An open solver; handles count upwards and are never given twice, so that a stale one is always recognised.
   type :: entry_t
@@ -87,7 +87,7 @@ contains
     call report(status, code)
   end subroutine solver_size
 
-  !> JSON: solver, dt, integrator, order, correction_at, n, time_units, fields, parameters.
+  !> JSON: solver, dt, integrator, order, correction_at, n, adjoint, time_units, fields, parameters.
   subroutine solver_describe(handle, text, length, code)
     integer(lk), intent(in) :: handle
     character(8192), intent(out) :: text
@@ -162,6 +162,33 @@ contains
     if (status%ok()) call hybrid%tendency(0.0_rk, u, dudt, status)
     call report(status, code)
   end subroutine solver_tendency
+
+  !> (dF/du)^T lambda of the physics alone, in the Euclidean inner product of border states.
+  subroutine solver_tendency_adjoint(handle, u, lambda, answer, code)
+    integer(lk), intent(in) :: handle
+    real(rk), intent(inout), contiguous :: u(:, :)        !< (n, members); read, never written, as in solver_tendency
+    real(rk), intent(inout), contiguous :: lambda(:, :)   !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: answer(:, :)   !< (n, members)
+    integer(ik), intent(out) :: code                      !< STATUS_UNSUPPORTED: the solver has none ("adjoint" of its JSON)
+    type(status_t) :: status
+    type(hybrid_t), pointer :: hybrid
+    call find(handle, hybrid, status)
+    if (status%ok()) call hybrid%tendency_adjoint(0.0_rk, u, lambda, answer, status)
+    call report(status, code)
+  end subroutine solver_tendency_adjoint
+
+  !> What the solver holds of a state or a tendency: an orthogonal projection, the identity for an ODE.
+  subroutine solver_project(handle, u, answer, code)
+    integer(lk), intent(in) :: handle
+    real(rk), intent(inout), contiguous :: u(:, :)        !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: answer(:, :)   !< (n, members)
+    integer(ik), intent(out) :: code
+    type(status_t) :: status
+    type(hybrid_t), pointer :: hybrid
+    call find(handle, hybrid, status)
+    if (status%ok()) call hybrid%project(u, answer, status)
+    call report(status, code)
+  end subroutine solver_project
 
   !> Run `nsteps` steps from window(:, :, 1), recording every `stride`-th state in place.
   subroutine solver_advance(handle, nsteps, stride, t0, window, failed_step, code)

@@ -43,6 +43,8 @@ module trimtab_driver
     procedure :: describe
     procedure :: watch
     procedure :: tendency
+    procedure :: tendency_adjoint
+    procedure :: project
     procedure :: advance
   end type hybrid_t
 
@@ -112,17 +114,20 @@ contains
     if (allocated(self%x)) deallocate (self%x)
   end subroutine release
 
-  !> JSON: solver, dt, integrator, order, correction_at, n, time_units, fields, parameters.
+  !> JSON: solver, dt, integrator, order, correction_at, n, adjoint, time_units, fields, parameters.
   function describe(self) result(text)
     class(hybrid_t), intent(in) :: self
     character(:), allocatable :: text
-    character(:), allocatable :: body, place
+    character(:), allocatable :: body, place, adjoint
     place = 'step'
     if (self%stepper%each_stage) place = 'stage'
+    adjoint = 'false'
+    if (self%solver%has_adjoint) adjoint = 'true'
     body = self%solver%describe()
     text = '{"solver": '//json_string(self%name)//', "dt": '//json_real(self%dt)//', "integrator": '// &
            json_string(self%stepper%name)//', "order": '//json_integer(self%stepper%order)//', "correction_at": '// &
-           json_string(place)//', "n": '//json_integer(self%solver%n)//', "time_units": "1", '//body(2:)
+           json_string(place)//', "n": '//json_integer(self%solver%n)//', "adjoint": '//adjoint// &
+           ', "time_units": "1", '//body(2:)
   end function describe
 
   !> Ask a C function once a step whether to stop; a null address ends that.
@@ -149,6 +154,38 @@ contains
     call self%solver%tendency(t, x, dxdt)
     call self%solver%leave(dxdt, dudt)
   end subroutine tendency
+
+  !> (dF/du)^T lambda of the physics alone, at the border; see solver_t.
+  subroutine tendency_adjoint(self, t, u, lambda, answer, status)
+    class(hybrid_t), intent(inout) :: self
+    real(rk), intent(in) :: t
+    real(rk), intent(in), contiguous :: u(:, :)        !< (n, members)
+    real(rk), intent(in), contiguous :: lambda(:, :)   !< (n, members); may hold NaN, which is handed on
+    real(rk), intent(inout), contiguous :: answer(:, :) !< (n, members)
+    type(status_t), intent(inout) :: status            !< STATUS_BAD_SHAPE, STATUS_NOT_FINITE, STATUS_UNSUPPORTED
+    call check_states(self, u, status)
+    if (any(shape(u) /= shape(lambda)) .or. any(shape(u) /= shape(answer))) then
+      call status%raise(STATUS_BAD_SHAPE, 'the adjoint and its answer must have the shape of the states')
+    end if
+    if (.not. status%ok()) return
+    call self%solver%tendency_adjoint(t, u, lambda, answer, status)
+  end subroutine tendency_adjoint
+
+  !> What the solver holds of a state or a tendency: the orthogonal projection u -> leave(enter(u)), the identity for an ODE.
+  subroutine project(self, u, answer, status)
+    class(hybrid_t), intent(inout) :: self
+    real(rk), intent(in), contiguous :: u(:, :)        !< (n, members); may hold NaN, which is handed on
+    real(rk), intent(inout), contiguous :: answer(:, :) !< (n, members)
+    type(status_t), intent(inout) :: status            !< STATUS_BAD_SHAPE
+    real(rk), allocatable :: x(:, :)
+    if (size(u, 1) /= self%solver%n .or. any(shape(u) /= shape(answer))) then
+      call status%raise(STATUS_BAD_SHAPE, 'a projection takes states of the solver, and returns as many')
+      return
+    end if
+    allocate (x(self%solver%m, size(u, 2)))
+    call self%solver%enter(u, x)
+    call self%solver%leave(x, answer)
+  end subroutine project
 
   !> Run `nsteps` steps and record every `stride`-th state, the first included.
   !! A recorded state is entered anew from its border values, so that a run's bits depend on the stride, never on where it is cut.

@@ -21,6 +21,7 @@ module trimtab_lorenz
     procedure :: configure => lorenz63_configure
     procedure :: describe => lorenz63_describe
     procedure :: tendency => lorenz63_tendency
+    procedure :: tendency_adjoint => lorenz63_tendency_adjoint
   end type lorenz63_t
 
   !> Waves on a ring of n points. Lorenz, Predictability: a problem partly solved, ECMWF seminar (1996), eq. 1.
@@ -30,6 +31,7 @@ module trimtab_lorenz
     procedure :: configure => lorenz96_configure
     procedure :: describe => lorenz96_describe
     procedure :: tendency => lorenz96_tendency
+    procedure :: tendency_adjoint => lorenz96_tendency_adjoint
   end type lorenz96_t
 
   !> The ring X(k), and under each point a segment of a ring of fast variables Y(j, k): the same seminar, eqs 2 and 3.
@@ -45,6 +47,7 @@ module trimtab_lorenz
     procedure :: configure => two_scale_configure
     procedure :: describe => two_scale_describe
     procedure :: tendency => two_scale_tendency
+    procedure :: tendency_adjoint => two_scale_tendency_adjoint
   end type lorenz96_two_scale_t
 
 contains
@@ -75,6 +78,7 @@ contains
     self%beta = beta
     self%n = 3
     self%m = 3
+    self%has_adjoint = .true.
   end subroutine lorenz63_configure
 
   !> See solver_t.
@@ -108,6 +112,29 @@ contains
     end do
   end subroutine lorenz63_kernel
 
+  !> See solver_t.
+  subroutine lorenz63_tendency_adjoint(self, t, u, lambda, answer, status)
+    class(lorenz63_t), intent(inout) :: self
+    real(rk), intent(in) :: t
+    real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)
+    type(status_t), intent(inout) :: status
+    call lorenz63_adjoint(size(u, 2), self%sigma, self%rho, self%beta, u, lambda, answer)
+  end subroutine lorenz63_tendency_adjoint
+
+  pure subroutine lorenz63_adjoint(members, sigma, rho, beta, x, lambda, answer)
+    integer, intent(in) :: members
+    real(rk), intent(in) :: sigma, rho, beta
+    real(rk), intent(in) :: x(3, members), lambda(3, members)
+    real(rk), intent(out) :: answer(3, members)
+    integer :: i
+    do i = 1, members
+      answer(1, i) = -sigma * lambda(1, i) + (rho - x(3, i)) * lambda(2, i) + x(2, i) * lambda(3, i)
+      answer(2, i) = sigma * lambda(1, i) - lambda(2, i) + x(1, i) * lambda(3, i)
+      answer(3, i) = -x(1, i) * lambda(2, i) - beta * lambda(3, i)
+    end do
+  end subroutine lorenz63_adjoint
+
   !> Read `&lorenz96 n, forcing /`.
   subroutine lorenz96_configure(self, lines, status)
     class(lorenz96_t), intent(inout) :: self
@@ -136,6 +163,7 @@ contains
     self%forcing = forcing
     self%n = n
     self%m = n
+    self%has_adjoint = .true.
   end subroutine lorenz96_configure
 
   !> See solver_t.
@@ -172,6 +200,27 @@ contains
     end do
     du(n) = (u(1) - u(n - 2)) * u(n - 1) - u(n) + forcing
   end subroutine ring
+
+  !> See solver_t.
+  subroutine lorenz96_tendency_adjoint(self, t, u, lambda, answer, status)
+    class(lorenz96_t), intent(inout) :: self
+    real(rk), intent(in) :: t
+    real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)
+    type(status_t), intent(inout) :: status
+    integer :: i
+    do i = 1, size(u, 2)
+      answer(:, i) = ring_adjoint(u(:, i), lambda(:, i))
+    end do
+  end subroutine lorenz96_tendency_adjoint
+
+  !> The transpose of ring's derivative; cshift(u, s) holds u(i + s).
+  pure function ring_adjoint(u, lambda) result(answer)
+    real(rk), intent(in) :: u(:), lambda(:)
+    real(rk) :: answer(size(u))
+    answer = cshift(lambda, -1) * cshift(u, -2) - cshift(lambda, 2) * cshift(u, 1) &
+             + cshift(lambda, 1) * (cshift(u, 2) - cshift(u, -1)) - lambda
+  end function ring_adjoint
 
   !> Read `&lorenz96_two_scale n, fast, forcing, coupling, b, c /`.
   subroutine two_scale_configure(self, lines, status)
@@ -213,6 +262,7 @@ contains
     self%c = c
     self%n = n * (1 + fast)
     self%m = self%n
+    self%has_adjoint = .true.
   end subroutine two_scale_configure
 
   !> See solver_t.
@@ -266,4 +316,29 @@ contains
       end do
     end associate
   end subroutine two_scale_kernel
+
+  !> See solver_t.
+  subroutine two_scale_tendency_adjoint(self, t, u, lambda, answer, status)
+    class(lorenz96_two_scale_t), intent(inout) :: self
+    real(rk), intent(in) :: t
+    real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)
+    type(status_t), intent(inout) :: status
+    real(rk) :: exchange
+    integer :: i, k, first
+    exchange = self%coupling * self%c / self%b
+    do i = 1, size(u, 2)
+      associate (x => u(:self%slow, i), y => u(self%slow + 1:, i), p => lambda(:self%slow, i), q => lambda(self%slow + 1:, i))
+        answer(:self%slow, i) = ring_adjoint(x, p)
+        answer(self%slow + 1:, i) = (self%c * self%b) * (cshift(q, 1) * cshift(y, 2) - cshift(q, -2) * cshift(y, -1) &
+                                                         + cshift(q, -1) * (cshift(y, -2) - cshift(y, 1))) - self%c * q
+        do k = 1, self%slow
+          first = self%fast * (k - 1) + 1
+          answer(k, i) = answer(k, i) + exchange * sum(q(first:first + self%fast - 1))
+          answer(self%slow + first:self%slow + first + self%fast - 1, i) = &
+            answer(self%slow + first:self%slow + first + self%fast - 1, i) - exchange * p(k)
+        end do
+      end associate
+    end do
+  end subroutine two_scale_tendency_adjoint
 end module trimtab_lorenz

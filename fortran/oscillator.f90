@@ -17,6 +17,7 @@ module trimtab_oscillator
     procedure :: configure
     procedure :: describe
     procedure :: tendency
+    procedure :: tendency_adjoint
   end type oscillator_t
 
 contains
@@ -45,6 +46,7 @@ contains
     self%restoring = restoring
     self%n = 2
     self%m = 2
+    self%has_adjoint = .true.
   end subroutine configure
 
   !> See solver_t.
@@ -76,4 +78,15 @@ contains
       dxdt(2, i) = -stiffness * x(1, i)
     end do
   end subroutine kernel
+
+  !> See solver_t.
+  subroutine tendency_adjoint(self, t, u, lambda, answer, status)
+    class(oscillator_t), intent(inout) :: self
+    real(rk), intent(in) :: t
+    real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)
+    type(status_t), intent(inout) :: status
+    answer(1, :) = -(self%restoring * self%omega**2) * lambda(2, :)
+    answer(2, :) = lambda(1, :)
+  end subroutine tendency_adjoint
 end module trimtab_oscillator

@@ -21,7 +21,7 @@ module trimtab_quasigeostrophic
   use trimtab_text, only: json_real, json_integer, json_string, json_field, json_axis, namelist_sentence, all_finite
   implicit none
   private
-  public :: quasigeostrophic_t
+  public :: quasigeostrophic_t, velocity   ! velocity for the submodule: gfortran keeps what is private out of its reach
 
   !> What the namelist group &qg takes.
   type :: parameters_t
@@ -50,11 +50,24 @@ module trimtab_quasigeostrophic
     procedure :: configure
     procedure :: describe
     procedure :: tendency
+    procedure :: tendency_adjoint
     procedure :: enter
     procedure :: leave
     procedure :: correct
     procedure :: release
   end type quasigeostrophic_t
+
+  interface
+    !> See solver_t and quasigeostrophic_adjoint.f90.
+    module subroutine tendency_adjoint(self, t, u, lambda, answer, status)
+      implicit none
+      class(quasigeostrophic_t), intent(inout) :: self
+      real(rk), intent(in) :: t
+      real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)
+      real(rk), intent(inout), contiguous, target :: answer(:, :)
+      type(status_t), intent(inout) :: status
+    end subroutine tendency_adjoint
+  end interface
 
 contains
 
@@ -84,6 +97,7 @@ contains
       return
     end if
     call set_coefficients(self)
+    self%has_adjoint = .true.
     self%n = parameters%n**2
     self%m = size(self%linear)
     allocate (self%modes(self%m))

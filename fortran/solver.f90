@@ -15,6 +15,7 @@ module trimtab_solver
   type, abstract :: solver_t
     integer(ik) :: n = 0   !< length of the state at the border
     integer(ik) :: m = 0   !< length of the internal state, in reals
+    logical :: has_adjoint = .false.   !< true when `tendency_adjoint` answers
   contains
     procedure(configure_i), deferred :: configure
     procedure(describe_i), deferred :: describe
@@ -22,6 +23,7 @@ module trimtab_solver
     procedure :: enter
     procedure :: leave
     procedure :: correct
+    procedure :: tendency_adjoint
     procedure :: release
   end type solver_t
 
@@ -82,6 +84,18 @@ contains
     type(status_t), intent(inout) :: status
     call slot%apply(x, weight, dxdt, status)
   end subroutine correct
+
+  !> (dF/du)^T lambda of the physics at the border, where u -> F is enter, tendency, leave; in the Euclidean inner product of
+  !! border states. Refused unless a solver says otherwise (and sets `has_adjoint` when configured).
+  subroutine tendency_adjoint(self, t, u, lambda, answer, status)
+    class(solver_t), intent(inout) :: self
+    real(rk), intent(in) :: t                                   !< time
+    real(rk), intent(in), contiguous, target :: u(:, :)         !< (n, members)
+    real(rk), intent(in), contiguous, target :: lambda(:, :)    !< (n, members)
+    real(rk), intent(inout), contiguous, target :: answer(:, :) !< (n, members)
+    type(status_t), intent(inout) :: status                     !< STATUS_UNSUPPORTED
+    call status%raise(STATUS_UNSUPPORTED, 'this solver offers no adjoint of its tendency: use a gradient that runs it forward')
+  end subroutine tendency_adjoint
 
   !> Give back what is not an allocatable component (plans, C memory); nothing by default.
   subroutine release(self)

@@ -19,6 +19,7 @@ from trimtab.config import (
     solver_namelists,
 )
 from trimtab.errors import ConfigError
+from trimtab.networks import build_network
 
 MINIMAL = '[solver]\nname = "lorenz63"\ndt = 0.01\n'
 
@@ -40,6 +41,12 @@ def test_the_papers_recipe_is_shipped():
     starts = reference.snapshots - training.window
     assert (starts - reference.validation_windows, reference.validation_windows) == (5000, 990)
     assert reference.initial == (8.0, 0.0, 30.0) and reference.spin_up == 5.0
+
+
+@pytest.mark.parametrize("name, count", [("lorenz63", 36), ("qg-paper", 927_041)])
+def test_the_papers_networks_have_their_number_of_parameters(name, count):
+    network = load_experiment(name).network
+    assert sum(one.numel() for one in build_network(network.name, **network.options).parameters()) == count
 
 
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-10**9, 10**9), st.booleans())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -14,6 +15,7 @@ import xarray as xr
 import trimtab
 from trimtab.config import parse_experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, SolverError
+from trimtab.files import only_writer
 from trimtab.filters import coarsen, random_vorticity, refine
 from trimtab.reference import make_reference, recipe_of, reference_path
 from trimtab.reference_run import part_path
@@ -348,6 +350,23 @@ def test_a_process_that_dies_is_noticed(made, monkeypatch):
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises((SolverError, BrokenPipeError), match=r"ended with code|Broken pipe"):
         make_reference(experiment, spec, workers=2)
+
+
+def test_it_waits_for_another_process_and_takes_what_that_made(made):
+    experiment, spec = made(LORENZ)
+    path = reference_path(experiment, spec)
+    path.parent.mkdir()
+    told = []
+
+    def tell(fraction, text):
+        told.append(text)
+        path.write_text("made")
+        holder.close()
+
+    holder = contextlib.ExitStack()
+    holder.enter_context(only_writer(path.parent))
+    assert make_reference(experiment, spec, progress=tell) == path
+    assert path.read_text() == "made" and len(told) == 1 and "waiting" in told[0]
 
 
 def test_a_file_of_ones_own_is_left_alone(made):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: `trimtab train | experiments | score | run | report | version`. Argument parsing, and nothing else.
+"""The command line: `trimtab train | score | run | report | gradcheck | experiments | version`. Argument parsing alone.
 
 What a command needs is imported when it runs, so that `trimtab --help` does not wait for torch.
 """
@@ -135,6 +135,19 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _gradcheck(options: argparse.Namespace) -> int:
+    from trimtab.gradient_report import check_gradients, print_gradcheck
+    from trimtab.terminal import Watch
+
+    with Watch().watching() as watch:
+        table, folder = check_gradients(options.source, options.out, windows=options.windows, gradients=options.gradients,
+                                        changes=options.set, starts=options.starts, directions=options.directions,
+                                        fit=options.fit, progress=watch)
+    print_gradcheck(table)
+    print(f"Written: {folder / 'gradcheck.csv'}, {folder / 'gradcheck.png'}")
+    return 0
+
+
 def _version(options: argparse.Namespace) -> int:
     import importlib.metadata as metadata
     import platform
@@ -199,8 +212,33 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "write figures and report.html of a run again")
     report.add_argument("run", metavar="RUN", help="run folder")
 
+    check = add("gradcheck", _gradcheck, "tell which gradient to trust, at which window, from forward runs only")
+    check.add_argument("source", metavar="EXPERIMENT|RUN", help="an experiment (untrained network), or a run (best checkpoint)")
+    check.add_argument("--windows", type=_integers, default=[], metavar="N,N,...",
+                       help="window lengths in outer steps (default: around training.window)")
+    check.add_argument("--gradients", type=_names, default=[], metavar="NAME,NAME,...",
+                       help="variants (default: static, ensemble and the experiment's own)")
+    check.add_argument("--set", metavar="SECTION.KEY=VALUE", nargs="+", action="extend", default=[],
+                       help="change the experiment")
+    check.add_argument("--starts", type=int, default=4, metavar="B", help="validation windows in the loss (default: 4)")
+    check.add_argument("--directions", type=int, default=8, metavar="M", help="random directions (default: 8)")
+    check.add_argument("--fit", type=int, default=0, metavar="N",
+                       help="of an experiment: steps of offline fitting before the check (gradients differ most near the truth)")
+    check.add_argument("--out", metavar="DIR", help="folder for the files (default: the run's, or runs/NAME)")
+
     add("version", _version, "print versions, and the threads and allocator settings in force")
     return parser
+
+
+def _integers(text: str) -> list[int]:
+    numbers = [int(one) for one in text.split(",")]
+    if min(numbers) < 1:
+        raise ValueError(text)
+    return numbers
+
+
+def _names(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",")]
 
 
 def _sentence(error: BaseException) -> str:

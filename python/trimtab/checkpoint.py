@@ -4,7 +4,8 @@
 A file is a dictionary saved by torch, of tensors, numbers, strings, lists and dictionaries only, so that it is read
 without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields),
 correction (weights and normalisation), best (the same for the best epoch so far, or None), optimiser, random, progress
-(position in the training), history (rows of metrics.csv), versions, revision, threads.
+(position in the training), history (rows of metrics.csv), versions, revision, threads. best.pt and offline.pt
+hold no optimiser, random states and history: they are to be used, last.pt is to be gone on with.
 """
 
 from __future__ import annotations

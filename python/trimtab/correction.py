@@ -74,8 +74,8 @@ class Correction(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the network."""
-        return network_dtype(self.network)
+        """Precision of network and normalisation; convert the correction as a whole, as in `correction.double()`."""
+        return self.input_scale.dtype
 
     def forward(self, u: Tensor) -> Tensor:
         """Tendency of given states.

@@ -6,6 +6,7 @@ The file is named after its parameters and kept in a cache. Finished runs surviv
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import numpy as np
 import trimtab
 from trimtab import errors
 from trimtab.config import Experiment
-from trimtab.errors import BlowUpError, ConfigError, SolverError
+from trimtab.errors import BlowUpError, ConfigError, DataError, SolverError
 from trimtab.files import only_writer, replacing
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
 from trimtab.state import SolverSpec
@@ -128,7 +129,12 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
         return path
     recipe = recipe_of(experiment, spec)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(path.parent, wait=True):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(path.parent))
+        except DataError:
+            progress(0.0, f"reference: waiting for another process that computes into {path.parent}")
+            stack.enter_context(only_writer(path.parent, wait=True))
         if path.is_file():  # made while this process waited
             return path
         parts = path.with_suffix(".parts")

@@ -100,6 +100,7 @@ class Trainer:
     Attributes:
         solver, targets, correction: what `fit` works with, from its beginning on; at its end the correction has the
             best weights.
+        at, best: where it is, and the best weights so far.
 
     Raises:
         ConfigError: see `load_experiment`.
@@ -110,10 +111,6 @@ class Trainer:
         self.experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
         self.folder = Path(out or Path("runs") / (self.experiment.name or self.experiment.solver.name))
         self.resume, self.progress, self._opener = resume, progress, open_solver
-        self.at = Position()
-        self.best: dict[str, Any] | None = None
-        self._signal = StopSignal()
-        self._told = 0.0
 
     def fit(self) -> Result:
         """Train, from the beginning or from where the folder's last checkpoint is.
@@ -129,6 +126,9 @@ class Trainer:
                 training.on_blow_up is "stop".
         """
         status: Any = "finished"
+        self.at = Position()
+        self.best: dict[str, Any] | None = None
+        self._signal, self._told = StopSignal(), 0.0
         with contextlib.ExitStack() as stack:
             saved = self._open_folder(stack)
             self._open_data()
@@ -228,7 +228,7 @@ class Trainer:
 
     def _tell(self, phase: Phase, epochs: float) -> None:
         now = time.monotonic()
-        if now - self._told > PROGRESS_SECONDS:
+        if now - self._told > PROGRESS_SECONDS or epochs >= phase.epochs:
             self._told = now
             self.progress(epochs / phase.epochs, f"{phase.name}: epoch {math.ceil(epochs)} of {phase.epochs}, "
                                                  f"validation {self.at.best_validation:.3g}")
@@ -287,7 +287,7 @@ class Trainer:
                 log.warning("%s changed from %s to %s: the bits may differ from those of one uninterrupted run", key,
                             saved[key], value)
         if self.at.phase == "online" and self.best is not None:
-            self._export("best.pt")  # in case that the folder lost it
+            self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
 
     def _offline(self) -> Offline:
         experiment = self.experiment
@@ -324,7 +324,9 @@ class Trainer:
 
     def _export(self, name: str) -> None:
         """best.pt or offline.pt: the best weights so far, to be used and not to be gone on with."""
-        content = self._content(self._best_weights()) | {"best": None, "optimiser": None, "random": None}
+        content = self._content(self._best_weights())
+        content |= {"best": None, "optimiser": None, "random": None, "history": []}
+        content["progress"] = {key: content["progress"][key] for key in ("phase", "best_epoch", "best_validation")}
         checkpoint.save_checkpoint(self.folder / name, content)
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:

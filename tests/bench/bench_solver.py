@@ -14,9 +14,9 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from clock import median, ratio
 
 import trimtab
+from clock import median, ratio
 
 ROUNDS, HERE, BUILD = 7, Path(__file__).parent, Path("build/bench")
 PYQG = BUILD / "pyqg" / "bin" / "python"

@@ -71,6 +71,28 @@ def tendency(handle: int, u: np.ndarray) -> np.ndarray:
     return answer
 
 
+def tendency_adjoint(handle: int, u: np.ndarray, lam: np.ndarray) -> np.ndarray:
+    """(dF/du)^T lam of the physics at (B, N) float64 C-contiguous states, (B, N).
+
+    Raises:
+        SolverError: the solver is closed, or has no adjoint.
+    """
+    answer = np.empty_like(u)
+    _check(solver_api.solver_tendency_adjoint(handle, u.T, lam.T, answer.T))
+    return answer
+
+
+def project(handle: int, u: np.ndarray) -> np.ndarray:
+    """What the solver holds of (B, N) float64 C-contiguous states or tendencies, (B, N).
+
+    Raises:
+        SolverError: the solver is closed.
+    """
+    answer = np.empty_like(u)
+    _check(solver_api.solver_project(handle, u.T, answer.T))
+    return answer
+
+
 def advance(handle: int, steps: int, stride: int, time: float, states: np.ndarray, failed: np.ndarray) -> None:
     """Run inner steps in place.
 

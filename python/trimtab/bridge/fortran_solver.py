@@ -16,7 +16,7 @@ from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.config import solver_namelists
-from trimtab.errors import BlowUpError, ConfigError
+from trimtab.errors import BlowUpError, ConfigError, InputError
 from trimtab.networks import network_dtype
 from trimtab.solver import OnBlowUp
 from trimtab.state import Field, SolverSpec
@@ -48,6 +48,7 @@ class FortranSolver:
 
     Attributes:
         spec: what the solver says of itself.
+        has_adjoint: whether `tendency_adjoint` answers.
     """
 
     def __init__(self, name: str, **options: Any):
@@ -56,7 +57,8 @@ class FortranSolver:
         self._finalizer = weakref.finalize(self, api.close_handle, self._handle)
         api.set_interrupt(self._handle, _CHECK_SIGNALS or 0)
         self._callback: Callback | None = None
-        self.spec = _spec(json.loads(api.describe(self._handle)))
+        described = json.loads(api.describe(self._handle))
+        self.spec, self.has_adjoint = _spec(described), bool(described["adjoint"])
 
     def advance(self, u0: Any, steps: int, *, correction: nn.Module | None = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: OnBlowUp = "raise") -> Window:
@@ -94,6 +96,45 @@ class FortranSolver:
             InputError: as in `advance`.
         """
         return api.tendency(self._handle, self.spec.check_states(u, "u"))
+
+    def tendency_adjoint(self, u: Any, lam: Any) -> np.ndarray:
+        """Transpose of the Jacobian of the physics tendency at the border, applied to a vector.
+
+        Args:
+            u: (B, N) float64 states.
+            lam: (B, N) float64, numpy or torch; NaN in it is handed on.
+
+        Returns:
+            (B, N) float64, (dF/du(u))^T lam in the Euclidean inner product, lam's unit per unit of time.
+
+        Raises:
+            InputError: u as in `advance`; lam has another shape or dtype.
+            SolverError: the solver has no adjoint, see `has_adjoint`.
+        """
+        return api.tendency_adjoint(self._handle, self.spec.check_states(u, "u"), self._check_vector(lam, "lam"))
+
+    def project(self, u: Any) -> np.ndarray:
+        """What the solver holds of a state or a tendency: an orthogonal projection, the identity for an ODE.
+
+        For QG these are the retained modes; whatever else a network or a start has, the flow does not see.
+
+        Args:
+            u: (B, N) float64, numpy or torch; NaN in it is handed on.
+
+        Returns:
+            (B, N) float64 in the unit of u.
+
+        Raises:
+            InputError: another shape or dtype.
+        """
+        return api.project(self._handle, self._check_vector(u, "u"))
+
+    def _check_vector(self, vector: Any, name: str) -> np.ndarray:
+        """As `SolverSpec.check_states`, but what is not finite passes: an adjoint may overflow where a state did not."""
+        array = vector.detach().cpu().numpy() if isinstance(vector, torch.Tensor) else np.asarray(vector)
+        if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != self.spec.size or array.shape[0] == 0:
+            raise InputError(f"{name} must be a (members, {self.spec.size}) float64 array, not {array.shape} {array.dtype}.")
+        return np.ascontiguousarray(array)
 
     def close(self) -> None:
         """Close the Fortran solver; a second call does nothing."""

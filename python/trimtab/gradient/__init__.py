@@ -6,16 +6,39 @@ from __future__ import annotations
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.gradient.base import Gradient, Tape
+from trimtab.gradient.base import Gradient, StepGradient, Tape
+from trimtab.gradient.discrete import DiscreteGradient
+from trimtab.gradient.ensemble import EnsembleEGA
+from trimtab.gradient.euler import EulerEGA
+from trimtab.gradient.exact import ExactGradient
 from trimtab.gradient.none import NoGradient
 from trimtab.gradient.static import StaticEGA
+from trimtab.gradient.tangent import TangentEGA
 
 GRADIENTS: dict[str, type[Gradient]] = {
     "static": StaticEGA,
     "none": NoGradient,
+    "euler": EulerEGA,
+    "tangent": TangentEGA,
+    "discrete": DiscreteGradient,
+    "ensemble": EnsembleEGA,
+    "exact": ExactGradient,
 }
 
-__all__ = ["GRADIENTS", "Gradient", "NoGradient", "StaticEGA", "Tape", "get_gradient"]
+__all__ = [
+    "GRADIENTS",
+    "DiscreteGradient",
+    "EnsembleEGA",
+    "EulerEGA",
+    "ExactGradient",
+    "Gradient",
+    "NoGradient",
+    "StaticEGA",
+    "StepGradient",
+    "TangentEGA",
+    "Tape",
+    "get_gradient",
+]
 
 
 def get_gradient(gradient: str | Gradient, **options: Any) -> Gradient:

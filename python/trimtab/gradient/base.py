@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from trimtab.solver import Solver
+
+CHUNK_VALUES, CHUNK_STATES = 2**17, 1024  # what the network sees at once, so that its graph stays bounded
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,15 @@ class Tape:
         states: (K+1, B, N) float64 tensor, the window's; members that blew up hold zeros.
         h: outer step.
         stride: inner steps an outer step.
-        solver: the solver, to be run forward only.
-        correction: the module that filled the slot.
+        solver: the solver.
+        correction: the module that filled the slot; None when it was empty.
     """
 
     states: Tensor
     h: float
     stride: int
     solver: Solver
-    correction: nn.Module
+    correction: nn.Module | None
 
 
 class Gradient(ABC):
@@ -47,3 +50,58 @@ class Gradient(ABC):
         Returns:
             (B, N) float64; may be `lam` itself.
         """
+
+    def check(self, solver: Solver) -> None:  # noqa: B027 - most variants ask nothing of a solver
+        """Refuse, before anything is run, a solver that lacks what this variant needs.
+
+        Raises:
+            ConfigError: what is missing, and which variant does without.
+        """
+
+    def held(self, tape: Tape, vector: Tensor) -> Tensor:
+        """What the flow sees of a state, or of a derivative by one: all of it, unless a variant asks the solver.
+
+        Args:
+            tape: the rollout.
+            vector: (B, N) float64.
+
+        Returns:
+            (B, N) float64; may be `vector` itself.
+        """
+        return vector
+
+    def weights(self, grad_states: Tensor) -> tuple[list[float], list[float]] | None:
+        """Weights of the sum over the window in place of the paper's.
+
+        Args:
+            grad_states: (K+1, B, N) float64, dJ/du_k: where it is not zero, lambda jumps.
+
+        Returns:
+            None for the paper's h (dM/dtheta(u_k))^T lambda_{k+1}; or (before, after), each (K+1,), for
+            h (dM/dtheta(u_k))^T (before_k lambda_k + after_k J_k^T lambda_{k+1}), k = 0 ... K.
+        """
+        return None
+
+
+class StepGradient(Gradient):
+    """A variant that differentiates each step by the parameters, too, instead of by h dM/dtheta(u_k)."""
+
+    @abstractmethod
+    def transpose(
+        self, tape: Tape, k: int, lam: Tensor, parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The transposes of d u_{k+1} / d u_k and d u_{k+1} / d theta, applied to a vector.
+
+        Args:
+            tape: the rollout.
+            k: step, 0 to K-1.
+            lam: (B, N) float64.
+            parameters: the tensors of the correction that want a gradient.
+
+        Returns:
+            (B, N) float64, and one tensor a parameter, None where the step does not depend on it.
+        """
+
+    def pullback(self, tape: Tape, k: int, lam: Tensor) -> Tensor:
+        """By the state alone; see `Gradient.pullback`."""
+        return self.transpose(tape, k, lam, ())[0]

@@ -43,12 +43,13 @@ def rollout(
 
     Raises:
         InputError, BlowUpError, CorrectionError: see `Solver.advance`.
-        ConfigError: steps or stride below 1, an unknown gradient.
+        ConfigError: steps or stride below 1, an unknown gradient, or one that this solver cannot give.
 
     Source:
         Ouala et al., arXiv 2311.10665.
     """
     variant = get_gradient(gradient)
+    variant.check(solver)
     if steps < 1 or stride < 1:
         raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
     parameters = [one for one in correction.parameters() if one.requires_grad] if correction is not None else []
@@ -86,7 +87,6 @@ class _Rollout(torch.autograd.Function):
         if not ctx.alive.all():
             mask = ctx.alive[:, None]
             states, grad_states = torch.where(mask, states, 0.0), torch.where(mask, grad_states, 0.0)
-        correction = call.correction if call.correction is not None else nn.Identity()
-        tape = Tape(states, ctx.h, call.stride, call.solver, correction)
+        tape = Tape(states, ctx.h, call.stride, call.solver, call.correction)
         gradients, grad_u0 = sweep(tape, call.variant, grad_states, parameters, call.chunk)
         return None, grad_u0 if ctx.needs_input_grad[1] else None, *gradients

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The reverse sweep: from d loss / d states to d loss / d theta and d loss / d u_0, nothing of the solver differentiated.
+"""The reverse sweep: from d loss / d states to d loss / d theta and d loss / d u_0.
 
     lambda_n = dJ/du_n;   for k = n-1 ... 0:   grad += h (dM/dtheta(u_k))^T lambda_{k+1}
                                                lambda_k = J_k^T lambda_{k+1} + dJ/du_k
 
 Ouala et al., arXiv 2311.10665, Theorem 2.1, read backwards. The sum over k needs no sequence, so the network's
-vector-Jacobian product runs over many (k, member) at once, in chunks of bounded memory.
+vector-Jacobian product runs over many (k, member) at once, in chunks of bounded memory. A variant may weigh the sum
+otherwise (`quadrature.py`), or differentiate each step by the parameters itself (`StepGradient`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trimtab.gradient.base import Gradient, Tape
-
-CHUNK_VALUES, CHUNK_STATES = 2**17, 1024
+from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Gradient, StepGradient, Tape
 
 
 def sweep(
@@ -35,36 +34,66 @@ def sweep(
         grad_states: (K+1, B, N) float64, dJ/du_k.
         parameters: the tensors of the correction that want a gradient.
         chunk: largest number of states in one vector-Jacobian product; 0 chooses, up to 1024 states and 2^17 values.
+            Products within a step have bounds of their own (`adjoint.HybridStep`).
 
     Returns:
         d loss / d parameter for each parameter (None where the network does not use it), and d loss / d u_0, (B, N).
     """
+    if isinstance(gradient, StepGradient):
+        return _sweep_steps(tape, gradient, grad_states, parameters)
     steps, members, size = tape.states.shape[0] - 1, *tape.states.shape[1:]
     rows = max(1, (chunk or min(CHUNK_STATES, CHUNK_VALUES // size)) // members)
     totals: list[Tensor | None] = [None] * len(parameters)
-    lam = grad_states[steps]
-    for stop in range(steps, 0, -rows):
+    weights = gradient.weights(grad_states)
+    lam = gradient.held(tape, grad_states[steps])
+    for stop in range(steps if weights is None else steps + 1, 0, -rows):
         start = max(0, stop - rows)
         adjoints = torch.empty(stop - start, members, size, dtype=lam.dtype)
         for k in range(stop - 1, start - 1, -1):
-            adjoints[k - start] = lam
-            lam = gradient.pullback(tape, k, lam) + grad_states[k]
+            if weights is None:
+                adjoints[k - start] = lam
+            behind = gradient.pullback(tape, k, lam) if k < steps else torch.zeros_like(lam)
+            if k < steps:
+                # What the flow does not see of dJ/du_0 still is a derivative by u_0.
+                lam = behind + (gradient.held(tape, grad_states[k]) if k else grad_states[k])
+            if weights is not None:
+                adjoints[k - start] = weights[0][k] * lam + weights[1][k] * behind
         if parameters:
-            _accumulate(totals, tape, tape.states[start:stop], adjoints, parameters)
+            states = tape.states[start:stop]
+            if start == 0:
+                states = torch.cat([gradient.held(tape, states[0])[None], states[1:]])
+            _add(totals, _products(tape, states, adjoints, parameters))
     return totals, lam
 
 
-def _accumulate(
-    totals: list[Tensor | None], tape: Tape, states: Tensor, adjoints: Tensor, parameters: Sequence[Tensor]
-) -> None:
-    """totals += h * sum over the rows of (dM/dtheta(u))^T lambda."""
+def _sweep_steps(
+    tape: Tape, gradient: StepGradient, grad_states: Tensor, parameters: Sequence[Tensor]
+) -> tuple[list[Tensor | None], Tensor]:
+    totals: list[Tensor | None] = [None] * len(parameters)
+    steps = tape.states.shape[0] - 1
+    lam = gradient.held(tape, grad_states[steps])
+    for k in range(steps - 1, -1, -1):
+        lam, parts = gradient.transpose(tape, k, lam, parameters)
+        lam = lam + (gradient.held(tape, grad_states[k]) if k else grad_states[k])
+        _add(totals, parts)
+    return totals, lam
+
+
+def _products(
+    tape: Tape, states: Tensor, adjoints: Tensor, parameters: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """h * sum over the rows of (dM/dtheta(u))^T lambda."""
+    assert tape.correction is not None  # it has the parameters
     device = parameters[0].device
     states, adjoints = states.flatten(0, 1).to(device), adjoints.flatten(0, 1).to(device)
     with torch.enable_grad():
         tendency = tape.correction(states)
     if not tendency.requires_grad:
-        return
-    parts = torch.autograd.grad(tendency, parameters, adjoints.mul_(tape.h), allow_unused=True)
+        return [None] * len(parameters)
+    return torch.autograd.grad(tendency, parameters, adjoints.mul_(tape.h), allow_unused=True)
+
+
+def _add(totals: list[Tensor | None], parts: Sequence[Tensor | None]) -> None:
     for i, part in enumerate(parts):
         if part is not None:
             total = totals[i]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""What variants with a Jacobian ask of solver and correction, and the transpose of the hybrid's whole outer step.
+
+A solver may offer, beside the three members of `Solver`:
+
+    tendency(u) -> (B, N)                physics tendency F at the border
+    tendency_adjoint(u, lam) -> (B, N)   (dF/du(u))^T lam, Euclidean inner product of border states
+    project(u) -> (B, N)                 orthogonal projection on what it holds of a state; left out: all of it
+    has_adjoint: bool                    False when tendency_adjoint refuses; left out: True when it is there
+    flow_adjoint(u, lam, *, correction, stride) -> (B, N)
+                                         the transpose of the outer step's Jacobian, by the solver's own means
+
+All arrays are (B, N) float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import ConfigError
+from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Tape
+from trimtab.solver import Solver
+from trimtab.state import SolverSpec
+from trimtab.torch_solver import TABLEAUX
+
+
+def has_adjoint(solver: Solver) -> bool:
+    """Whether a solver offers its tendency and the adjoint of it."""
+    offers = all(callable(getattr(solver, name, None)) for name in ("tendency", "tendency_adjoint"))
+    return offers and bool(getattr(solver, "has_adjoint", True))
+
+
+def has_step(spec: SolverSpec) -> bool:
+    """Whether a solver's step is a Runge-Kutta scheme known here, so that its transpose follows from the tableau."""
+    return spec.parameters.get("integrator") in TABLEAUX
+
+
+def require_adjoint(solver: Solver, variant: str) -> None:
+    """Refuse a solver without an adjoint of its tendency.
+
+    Raises:
+        ConfigError: what is missing.
+    """
+    if not has_adjoint(solver):
+        raise ConfigError(f"The gradient {variant!r} needs the adjoint of the tendency, and the solver {solver.spec.solver} "
+                          "offers none: give it tendency and tendency_adjoint (gradient/adjoint.py), or use \"static\".")
+
+
+def require_step(solver: Solver, variant: str) -> None:
+    """Refuse a solver whose step cannot be transposed.
+
+    Raises:
+        ConfigError: what is missing.
+    """
+    require_adjoint(solver, variant)
+    if not has_step(solver.spec):
+        raise ConfigError(f"The gradient {variant!r} transposes the steps {', '.join(TABLEAUX)}, and the solver "
+                          f"{solver.spec.solver} steps otherwise: use \"euler\" or \"static\".")
+
+
+def project(solver: Solver, vector: Tensor) -> Tensor:
+    """What the solver holds of a state, a tendency or a derivative by either, (B, N) -> (B, N)."""
+    operation = getattr(solver, "project", None)
+    return vector if operation is None else _tensor(operation(vector))
+
+
+def tendency_adjoint(solver: Any, u: Tensor, lam: Tensor) -> Tensor:
+    """(dF/du(u))^T lam of the physics, (B, N)."""
+    return _tensor(solver.tendency_adjoint(u, lam))
+
+
+class Applied:
+    """The correction applied to states, kept with its graph so that its transpose can follow.
+
+    Args:
+        correction: the module, (B, N) -> (B, N).
+        u: (B, N) float64 states.
+    """
+
+    def __init__(self, correction: nn.Module, u: Tensor):
+        held = next(iter((*correction.parameters(), *correction.buffers())), u)
+        self.state = u.detach().to(held.device).requires_grad_()
+        with torch.enable_grad():
+            self.output: Tensor = correction(self.state)
+
+    @property
+    def value(self) -> Tensor:
+        """(B, N) float64 tendency."""
+        return self.output.detach().to("cpu", torch.float64)
+
+    def transpose(self, lam: Tensor, parameters: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor | None]]:
+        """(dM/du)^T lam, (B, N) float64, and (dM/dtheta)^T lam, one tensor a parameter or None; once only."""
+        if not self.output.requires_grad:
+            return torch.zeros_like(lam), [None] * len(parameters)
+        grads: tuple[Tensor | None, ...] = torch.autograd.grad(
+            self.output, [self.state, *parameters], lam.to(self.output), allow_unused=True)
+        return torch.zeros_like(lam) if grads[0] is None else grads[0].cpu(), list(grads[1:])
+
+
+class HybridStep:
+    """One outer step of the hybrid as the Runge-Kutta scheme that it is, recomputed at the border from the recorded state.
+
+    With P the solver's projection, dt the inner step, and M evaluated at each stage (or once, and held):
+
+        y_i = u + dt sum_j a_ij k_j,   k_i = F(y_i) + P M(y_i),   u' = u + dt sum_i b_i k_i
+        kappa_i = dt (b_i lambda + sum_j a_ji eta_j),   eta_i = (dF/du(y_i))^T kappa_i + P (dM/du(y_i))^T kappa_i
+        J^T lambda = lambda + sum_i eta_i,   (du'/dtheta)^T lambda = sum_i (dM/dtheta(y_i))^T kappa_i
+
+    for u and lambda that the solver holds (`project`). Source: Hairer, Lubich, Wanner, Geometric Numerical Integration
+    (2006), VI.6; Sandu, ICCS 2006, doi:10.1007/11758549_19.
+
+    Args:
+        tape: the rollout.
+        parameters: tensors of the correction; `parts` collects the derivatives by them.
+    """
+
+    def __init__(self, tape: Tape, parameters: Sequence[Tensor] = ()):
+        spec = tape.solver.spec
+        self.tape, self.dt, self.parameters = tape, spec.dt, parameters
+        self.solver: Any = tape.solver
+        self.a, self.b = TABLEAUX[spec.parameters["integrator"]]
+        self.each_stage = spec.parameters.get("correction_at", "stage") == "stage"
+        self.parts: list[Tensor | None] = [None] * len(parameters)
+
+    def transpose(self, k: int, lam: Tensor) -> Tensor:
+        """J_k^T lam, (B, N) float64; the states within a stride are made anew by one forward run.
+
+        Members go through in groups, so that the graphs of all stages together hold no more states than one chunk of the
+        sweep. The groups depend on nothing but the sizes.
+        """
+        u = self.tape.states[k]
+        members, size = u.shape
+        group = max(1, min(CHUNK_STATES, CHUNK_VALUES // size) // len(self.a))
+        parts = [slice(first, first + group) for first in range(0, members, group)]
+        return torch.cat([self._transpose_members(u[part] if k else project(self.solver, u[part]), lam[part])
+                          for part in parts])
+
+    def _transpose_members(self, u: Tensor, lam: Tensor) -> Tensor:
+        starts = [u]
+        if self.tape.stride > 1:
+            inner = self.solver.advance(u, self.tape.stride, correction=self.tape.correction)
+            starts += torch.from_numpy(inner.states[1:-1])
+        for start in reversed(starts):
+            lam = self._transpose_inner(start, lam)
+        return lam
+
+    def _transpose_inner(self, start: Tensor, lam: Tensor) -> Tensor:
+        stages, applied = self._stages(start)
+        etas: list[Tensor] = [lam] * len(stages)
+        held = torch.zeros_like(lam)
+        for i in reversed(range(len(stages))):
+            kappa = self.b[i] * lam
+            for j in range(i + 1, len(stages)):
+                if self.a[j][i]:
+                    kappa = kappa + self.a[j][i] * etas[j]
+            kappa = self.dt * kappa
+            etas[i] = tendency_adjoint(self.solver, stages[i], kappa)
+            if applied and self.each_stage:
+                etas[i] = etas[i] + self._pull(applied[i], kappa)
+            held += kappa
+        if applied and not self.each_stage:
+            lam = lam + self._pull(applied[0], held)
+        return lam + sum(etas)
+
+    def _stages(self, start: Tensor) -> tuple[list[Tensor], list[Applied]]:
+        """The states at which the tendencies are taken, and the correction there."""
+        stages: list[Tensor] = []
+        applied: list[Applied] = []
+        slopes: list[Tensor] = []
+        correction = self.tape.correction
+        for row in self.a:
+            stage = start
+            for a, slope in zip(row, slopes, strict=True):
+                if a:
+                    stage = stage + (self.dt * a) * slope
+            stages.append(stage)
+            if correction is not None and (self.each_stage or not applied):
+                applied.append(Applied(correction, stage))
+            if len(stages) < len(self.a):
+                slope = _tensor(self.solver.tendency(stage))
+                if applied:
+                    slope = slope + project(self.solver, applied[-1].value)
+                slopes.append(slope)
+        return stages, applied
+
+    def _pull(self, applied: Applied, kappa: Tensor) -> Tensor:
+        eta, parts = applied.transpose(kappa, self.parameters)
+        for i, part in enumerate(parts):
+            if part is not None:
+                total = self.parts[i]
+                self.parts[i] = part if total is None else total + part
+        return project(self.solver, eta)
+
+
+def _tensor(array: np.ndarray | Tensor) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)

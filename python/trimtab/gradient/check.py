@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: MIT
+"""Which gradient to trust: each variant against central differences of the loss, from forward runs only.
+
+Nothing is asked of the solver but to run forward, so that the check holds for a black box. Let g be the true gradient of
+the loss of a window and a that of a variant. (J(theta + e v) - J(theta - e v)) / 2e gives g . v for any direction v:
+
+- along the variants' own gradients, made orthonormal, it gives the part of g that lies in their span, and so a . g;
+- along m random orthonormal directions w it estimates the length of the rest r: |r|^2 = P mean (r . w)^2 for P parameters,
+  without bias, to sqrt(2 / m) of itself; exactly when m = P.
+
+The step e: along the first direction of a window differences are taken on a ladder of steps, from 0.03 of the parameters'
+norm down by factors of 4. Going down, neighbours come together while truncation rules (error e^2) and part again when
+rounding does (error 1 / e); the closest pair is taken, and its Richardson extrapolation, (16 D(e/4) - D(e)) / 15. The other
+directions of the window use the same pair, and the distance within it tells how far a derivative is uncertain.
+
+The losses are computed with a copy of the network in float64: a float32 network's rounding is larger than the differences.
+The variants are computed with the network as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import ConfigError, InputError, SolverError
+from trimtab.gradient import GRADIENTS, Gradient, get_gradient
+from trimtab.gradient.rollout import rollout
+from trimtab.loss import alive, mean_square
+from trimtab.solver import Solver
+
+LADDER = tuple(0.03 * 4.0**-i for i in range(9))  # steps over the norm of the parameters
+YARDSTICK = "exact"                                # shown, never recommended: only a twin has it
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One variant at one window length.
+
+    Attributes:
+        steps: outer steps n.
+        time: n h, in the solver's unit.
+        scaled_time: in Lyapunov or eddy times; NaN when these are not known.
+        gradient: the variant.
+        cosine: of the angle to the true gradient: the share of the steepest descent that a small step along it has; by
+            finite differences.
+        cosine_exact: the same from the torch twin; NaN without one.
+        error: |a - g| / |g|, by finite differences.
+        error_along: relative error of the variant's own derivative along itself, | |a| - g.a/|a| | over |g.a/|a||.
+        efficiency: decrease of the loss for a small step along -a, over the decrease that a promises; below 0 it rises.
+        uncertainty: of the derivative along a, relative: distance between two finite differences.
+        solver_steps: inner steps of one state, rollout included.
+        network_states: states that went through the network.
+        seconds: rollout and backward sweep.
+    """
+
+    steps: int
+    time: float
+    scaled_time: float
+    gradient: str
+    cosine: float
+    cosine_exact: float
+    error: float
+    error_along: float
+    efficiency: float
+    uncertainty: float
+    solver_steps: int
+    network_states: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CheckTable:
+    """All of a check.
+
+    Args:
+        rows: by window, then by variant.
+        time_name: what `scaled_time` counts, as "Lyapunov times"; empty when not known.
+        tolerance: loss of steepest descent that is still called good.
+        derivatives: steps -> (directions, 1 + variants): along the random directions, g . w by finite differences, then the
+            variants' a . w, in the order of the rows.
+    """
+
+    rows: tuple[CheckRow, ...]
+    time_name: str
+    tolerance: float
+    derivatives: dict[int, np.ndarray]
+
+    def of(self, gradient: str) -> list[CheckRow]:
+        """Rows of one variant, by window."""
+        return [row for row in self.rows if row.gradient == gradient]
+
+    def recommendation(self) -> str:
+        """One sentence: the cheapest variant that is good, up to which window, and what to take beyond."""
+        share, longest = f"{1 - self.tolerance:.0%}", max(row.steps for row in self.rows)
+        names = dict.fromkeys(row.gradient for row in self.rows if row.gradient != YARDSTICK)
+        reach = {name: self._reach(name) for name in names}
+        costs = {name: self._cost(name) for name in names}
+        good = sorted((name for name in names if reach[name] >= 0), key=lambda name: (costs[name], name))
+        if not good:
+            shortest = min(row.steps for row in self.rows)
+            best = max(names, key=lambda name: self.of(name)[0].cosine)
+            return (f"No variant keeps {share} of the steepest descent even at n = {shortest}; the best, {best}, keeps "
+                    f"{self.of(best)[0].cosine:.0%}: shorten the window, or give ensemble more members.")
+        first = good[0]
+        text = f"{first} keeps {share} of the steepest descent up to n = {self._window(first, reach[first])}"
+        if self.of(first)[reach[first]].steps == longest:
+            return f"{text}, the longest window checked: use it."
+        further = [name for name in good if reach[name] > reach[first]]
+        if not further:
+            return f"{text}; beyond, no variant checked does: stay below, or give ensemble more members."
+        # Of those that reach furthest the cheapest.
+        best = min(further, key=lambda name: (-reach[name], costs[name], name))
+        return (f"{text}; beyond, use {best}, which does up to n = {self._window(best, reach[best])}, at "
+                f"{costs[best] / costs[first]:.0f} times the cost.")
+
+    def to_csv(self) -> str:
+        """One line a row; empty where a number is not known."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([field.name for field in fields(CheckRow)])
+        for row in self.rows:
+            writer.writerow("" if value != value else f"{value:.8g}" if isinstance(value, float) else value
+                            for value in asdict(row).values())
+        return text.getvalue()
+
+    def _reach(self, gradient: str) -> int:
+        """Number of the last window up to which a variant is good without a gap; -1 for none."""
+        good = [row.cosine >= 1 - self.tolerance for row in self.of(gradient)]
+        return [*good, False].index(False) - 1
+
+    def _window(self, gradient: str, number: int) -> str:
+        row = self.of(gradient)[number]
+        return f"{row.steps}" + (f" ({row.scaled_time:.2g} {self.time_name})" if self.time_name else "")
+
+    def _cost(self, gradient: str) -> float:
+        return sum(row.solver_steps + row.network_states for row in self.of(gradient))
+
+
+def gradcheck(
+    solver: Solver,
+    correction: nn.Module,
+    starts: Any,
+    targets: Any,
+    windows: Sequence[int],
+    *,
+    gradients: Sequence[str | Gradient] = ("static", "ensemble"),
+    directions: int = 8,
+    stride: int = 1,
+    leads: Sequence[int] = (),
+    tolerance: float = 0.05,
+    time_scale: float = 0.0,
+    time_name: str = "",
+    seed: int = 0,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> CheckTable:
+    """Check gradient variants on a solver, a correction and the mean square loss of some windows.
+
+    Args:
+        solver: any `Solver`; it is only run forward, but for variants that ask more of it.
+        correction: module (B, N) -> (B, N) with at least one trainable parameter.
+        starts: (B, N) float64 initial states.
+        targets: (L, B, N) float64 truth at the lead times.
+        windows: lengths in outer steps.
+        gradients: variants by name or object; "exact" is added where the solver has a torch twin.
+        directions: random directions m.
+        stride: inner steps an outer step.
+        leads: (L,) lead times in outer steps; empty for 1 to L. A window's loss takes those within it.
+        tolerance: loss of steepest descent up to which a variant is called good.
+        time_scale: Lyapunov or eddy time in the solver's unit; 0 when not known.
+        time_name: what it is, as "Lyapunov times".
+        seed: of the random directions.
+        progress: told the share done.
+
+    Returns:
+        The table, see `CheckTable`; `recommendation()` is its sentence.
+
+    Raises:
+        ConfigError: no window, a window without target, no trainable parameter, or a variant that the solver cannot give.
+        InputError: targets of another shape.
+        SolverError: every member blew up, or no finite difference could be taken.
+    """
+    windows = sorted(set(windows))
+    variants = _variants(solver, gradients)
+    truth, start = torch.as_tensor(targets), torch.from_numpy(solver.spec.check_states(starts))
+    leads = list(leads) or list(range(1, len(truth) + 1))
+    if truth.shape != (len(leads), *start.shape):
+        raise InputError(f"The targets have shape {tuple(truth.shape)}; {len(leads)} lead times of the starts have "
+                         f"{(len(leads), *start.shape)}.")
+    if not windows or windows[0] < min(leads) or windows[-1] > max(leads):
+        raise ConfigError(f"The windows {windows} must lie between the first and the last lead time of the targets, "
+                          f"{min(leads)} and {max(leads)}.")
+    if directions < 1 or not 0 < tolerance < 1:
+        raise ConfigError(f"Give at least one direction and a tolerance between 0 and 1, not {directions} and {tolerance}.")
+    if not any(one.requires_grad for one in correction.parameters()):
+        raise ConfigError("The correction has no trainable parameter, so there is no gradient to check.")
+    rows: list[CheckRow] = []
+    derivatives = {}
+    for number, steps in enumerate(windows):
+        within = [lead for lead in leads if lead <= steps]
+        problem = _Problem(solver, correction, start, truth[: len(within)], within, steps, stride)
+        found = []
+        for i, (name, variant) in enumerate(variants.items()):
+            progress((number + 0.5 * i / len(variants)) / len(windows), f"gradcheck: {name}, n = {steps}")
+            found.append(problem.gradient(variant))
+        progress((number + 0.5) / len(windows), f"gradcheck: finite differences, n = {steps}")
+        generator = torch.Generator().manual_seed(seed)
+        measured, derivatives[steps] = _measure(problem, [one.vector for one in found], directions, generator)
+        exact = found[list(variants).index(YARDSTICK)].vector if YARDSTICK in variants else None
+        h = stride * solver.spec.dt
+        for name, one, numbers in zip(variants, found, measured, strict=True):
+            cosine = _cosine(one.vector, exact) if exact is not None else math.nan
+            share, error, along, efficiency, uncertainty = numbers
+            rows.append(CheckRow(steps, steps * h, steps * h / time_scale if time_scale else math.nan, name, share, cosine,
+                                 error, along, efficiency, uncertainty, one.solver_steps, one.network_states, one.seconds))
+    return CheckTable(tuple(rows), time_name if time_scale else "", tolerance, derivatives)
+
+
+@dataclass(frozen=True)
+class _Found:
+    vector: Tensor
+    solver_steps: int
+    network_states: int
+    seconds: float
+
+
+class _Problem:
+    """The loss of one window as a function of the parameters, its variants' gradients and its directional derivatives."""
+
+    def __init__(self, solver: Solver, correction: nn.Module, start: Tensor, truth: Tensor, leads: list[int], steps: int,
+                 stride: int):
+        self.solver, self.correction, self.steps, self.stride, self.leads = solver, correction, steps, stride, leads
+        window = solver.advance(start, steps, correction=correction, stride=stride, on_blow_up="mark")
+        kept = torch.from_numpy(window.alive)
+        if not kept.any():
+            raise SolverError(f"Every member blew up within {steps} outer steps: check shorter windows, or the "
+                              "correction's scale.")
+        self.start, self.truth = start[kept], truth[:, kept]
+        self.double = copy.deepcopy(correction).double()
+        self.parameters = [one for one in self.double.parameters() if one.requires_grad]
+        self.centre = nn.utils.parameters_to_vector(self.parameters).detach().clone()
+        self.ladder = [one * (float(self.centre.norm()) or 1.0) for one in LADDER]
+        self.pair = -1
+
+    def gradient(self, variant: Gradient) -> _Found:
+        """A variant's gradient by the parameters, (P,) float64, and what it cost."""
+        counted = _Counted(self.solver)
+        parameters = [one for one in self.correction.parameters() if one.requires_grad]
+        calls: list[int] = []
+        hook = self.correction.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape[0]))
+        began = time.perf_counter()
+        try:
+            states = rollout(counted, self.correction, self.start, self.steps, gradient=variant, stride=self.stride)
+            loss = mean_square(states, self.truth, self.leads)
+            parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+        finally:
+            hook.remove()
+        seconds = time.perf_counter() - began
+        vector = torch.cat([(torch.zeros_like(p) if one is None else one).flatten().double().cpu()
+                            for p, one in zip(parameters, parts, strict=True)])
+        return _Found(vector, counted.steps, sum(calls), seconds)
+
+    def derivative(self, direction: Tensor) -> tuple[float, float]:
+        """g . v for a unit vector v, and its uncertainty; the first call climbs down the ladder."""
+        if self.pair < 0:
+            values = [self._difference(direction, step) for step in self.ladder]
+            gaps = [abs(a - b) for a, b in pairwise(values)]
+            if all(gap != gap for gap in gaps):
+                raise SolverError(f"No finite difference of the loss at n = {self.steps}: every perturbed run blew up; check "
+                                  "shorter windows.")
+            self.pair = int(np.nanargmin(gaps))
+            coarse, fine = values[self.pair : self.pair + 2]
+        else:
+            coarse, fine = (self._difference(direction, step) for step in self.ladder[self.pair : self.pair + 2])
+        return (16 * fine - coarse) / 15, abs(coarse - fine)
+
+    def _difference(self, direction: Tensor, step: float) -> float:
+        up, down = (self._loss(self.centre + sign * step * direction) for sign in (1, -1))
+        return (up - down) / (2 * step)
+
+    @torch.no_grad()
+    def _loss(self, parameters: Tensor) -> float:
+        nn.utils.vector_to_parameters(parameters.to(self.centre), self.parameters)
+        window = self.solver.advance(self.start, self.steps, correction=self.double, stride=self.stride, on_blow_up="mark")
+        states = torch.from_numpy(window.states)
+        return float(mean_square(states, self.truth, self.leads)) if alive(states).all() else math.nan
+
+
+class _Counted:
+    """A solver that counts the inner steps of its states."""
+
+    def __init__(self, solver: Solver):
+        self._solver, self.spec, self.steps = solver, solver.spec, 0
+
+    def advance(self, u0: Any, steps: int, **options: Any) -> Any:
+        self.steps += len(u0) * steps * options.get("stride", 1)
+        return self._solver.advance(u0, steps, **options)
+
+    def close(self) -> None:
+        """Nothing: the solver is the caller's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._solver, name)
+
+
+def _measure(problem: _Problem, found: list[Tensor], directions: int,
+             generator: torch.Generator) -> tuple[list[tuple[float, ...]], np.ndarray]:
+    """(cosine, error, error_along, efficiency, uncertainty) of each gradient, and the derivatives along random directions."""
+    basis: list[Tensor] = []
+    parts = []
+    for vector in found:
+        rest = _outside(vector, basis)
+        if rest.norm() > 1e-6 * vector.norm():
+            basis.append(rest / rest.norm())
+            parts.append(problem.derivative(basis[-1]))
+    inside = sum((value * one for one, (value, _) in zip(basis, parts, strict=True)), torch.zeros_like(found[0]))
+    size = found[0].numel()
+    randoms = torch.linalg.qr(torch.randn(size, min(directions, size), dtype=torch.float64, generator=generator))[0].T
+    derivatives = np.array([[problem.derivative(one)[0], *(float(one @ vector) for vector in found)] for one in randoms])
+    outside = derivatives[:, 0] - (randoms @ inside).numpy()
+    square = float(inside @ inside) + size * float(np.mean(outside**2))
+    uncertain = math.hypot(*(gap for _, gap in parts))
+    return [_numbers(one, inside, square, uncertain) for one in found], derivatives
+
+
+def _numbers(vector: Tensor, inside: Tensor, square: float, uncertain: float) -> tuple[float, ...]:
+    length = float(vector.norm())
+    if not length or not square:
+        return (math.nan,) * 5
+    along = float(inside @ vector) / length
+    distance = math.sqrt(max(0.0, square - 2 * along * length + length**2))
+    relative = (abs(length - along) / abs(along), uncertain / abs(along)) if along else (math.inf, math.inf)
+    return along / math.sqrt(square), distance / math.sqrt(square), relative[0], along / length, relative[1]
+
+
+def _outside(vector: Tensor, basis: list[Tensor]) -> Tensor:
+    for _ in range(2):  # the second time for what rounding left
+        for one in basis:
+            vector = vector - (vector @ one) * one
+    return vector
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(one @ other / (one.norm() * other.norm()))
+
+
+def _variants(solver: Solver, gradients: Sequence[str | Gradient]) -> dict[str, Gradient]:
+    """By a name that tells two of one kind apart; the yardstick last, where there is one."""
+    found: dict[str, Gradient] = {}
+    for one in gradients:
+        variant = get_gradient(one)
+        variant.check(solver)
+        name, number = variant.name, 2
+        while name in found:
+            name, number = f"{variant.name} {number}", number + 1
+        found[name] = variant
+    if YARDSTICK not in found and YARDSTICK in GRADIENTS:
+        yardstick = get_gradient(YARDSTICK)
+        try:
+            yardstick.check(solver)
+        except ConfigError:
+            return found
+        found[YARDSTICK] = yardstick
+    return found

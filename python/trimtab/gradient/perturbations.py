@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""What an ensemble starts from, in units of each field's size, and the regression of a step on stencils."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimtab.errors import ConfigError
+from trimtab.state import SolverSpec
+
+STENCIL_VALUES = 2**21  # numbers of the normal equations held at once
+
+
+def field_scales(states: Tensor, spec: SolverSpec) -> Tensor:
+    """Root mean square of each field of each state, at every place of the state.
+
+    Args:
+        states: (B, N).
+        spec: the solver's.
+
+    Returns:
+        (B, N), in the state's unit; 1 for a field that is zero.
+    """
+    sizes = [math.prod(field.shape) for field in spec.fields]
+    parts = [part.square().mean(-1, keepdim=True).sqrt() for part in states.split(sizes, -1)]
+    return torch.cat([torch.where(part > 0, part, 1.0).expand(-1, size)
+                      for part, size in zip(parts, sizes, strict=True)], -1)
+
+
+def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatology: np.ndarray | None,
+                  key: tuple[int, int]) -> Tensor:
+    """Directions in state space, each of norm 1; as many as the state has numbers are its axes.
+
+    Args:
+        spec: the solver's.
+        number: M, at most N.
+        spectrum: "smooth" for the waves of lowest wavenumber, field by field in turn; "white"; or the slope s of random
+            fields of amplitude (1 + k)^-s.
+        climatology: (T, N) states to mix instead, or None.
+        key: what random ones follow from, (seed, step).
+
+    Returns:
+        (M, N) float64.
+
+    Raises:
+        ConfigError: a climatology of another size, or that does not vary.
+    """
+    if number >= spec.size:
+        return torch.eye(spec.size, dtype=torch.float64)
+    shapes = tuple(field.shape for field in spec.fields)
+    if spectrum == "smooth" and climatology is None:
+        return _smooth(shapes, number)
+    generator = np.random.default_rng(np.random.SeedSequence(list(key)))
+    if climatology is not None:
+        if climatology.shape[1] != spec.size:
+            raise ConfigError(f"The ensemble's climatology has states of {climatology.shape[1]} numbers; the solver "
+                              f"{spec.solver} has {spec.size}.")
+        anomalies = climatology - climatology.mean(0)
+        rows = generator.standard_normal((number, len(anomalies))) @ (anomalies / _climate_scales(anomalies, shapes))
+    else:
+        rows = generator.standard_normal((number, spec.size))
+        if not isinstance(spectrum, str):
+            rows = np.concatenate([_coloured(rows[:, part], shape, float(spectrum)) for part, shape in _parts(shapes)], 1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (norms > 0).all():
+        raise ConfigError("The ensemble's climatology does not vary: give states of different times.")
+    return torch.from_numpy(rows / norms)
+
+
+def stencil_transpose(rows: Tensor, responses: Tensor, lam: Tensor, spec: SolverSpec, radius: int, ridge: float) -> Tensor:
+    """Regress each point's response on the perturbations of its stencil, and apply the transpose.
+
+    Stencils are squares of 2 radius + 1 points that close around the edges of a field; on a grid that has walls the
+    points beyond them are regressed on, too, and get about nothing.
+
+    Args:
+        rows: (M, N) perturbations.
+        responses: (M, B, N).
+        lam: (B, N).
+        spec: the solver's.
+        radius: in grid points.
+        ridge: added to the covariance, over its mean diagonal.
+
+    Returns:
+        (B, N).
+    """
+    result = torch.zeros_like(lam)
+    for part, shape in _parts(tuple(field.shape for field in spec.fields)):
+        places = torch.arange(part.start, part.stop).reshape(shape)
+        dims = tuple(range(len(shape)))
+        offsets = itertools.product(*(range(-min(radius, (n - 1) // 2), min(radius, (n - 1) // 2) + 1) for n in shape))
+        stencil = torch.stack([torch.roll(places, offset, dims).flatten() for offset in offsets])  # (S, n)
+        width = len(stencil)
+        chunk = max(1, STENCIL_VALUES // (width * (width + len(rows))))
+        for first in range(0, stencil.shape[1], chunk):
+            here = stencil[:, first : first + chunk]
+            own = slice(part.start + first, part.start + first + here.shape[1])
+            local = rows[:, here].permute(2, 1, 0)  # (n, S, M)
+            matrix = local @ local.mT
+            size = matrix.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+            matrix = matrix + max(ridge, 1e-12) * size * torch.eye(width, dtype=matrix.dtype)
+            weights = torch.linalg.solve(matrix, local @ responses[:, :, own].permute(2, 0, 1))  # (n, S, B)
+            result.index_add_(1, here.T.flatten(), (weights * lam[:, own].T[:, None]).flatten(0, 1).T)
+    return result
+
+
+def _parts(shapes: tuple[tuple[int, ...], ...]) -> Iterator[tuple[slice, tuple[int, ...]]]:
+    first = 0
+    for shape in shapes:
+        size = math.prod(shape)
+        yield slice(first, first + size), shape
+        first += size
+
+
+def _climate_scales(anomalies: np.ndarray, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    scales = np.ones(anomalies.shape[1])
+    for part, _ in _parts(shapes):
+        size = np.sqrt(np.mean(anomalies[:, part] ** 2))
+        scales[part] = size or 1.0
+    return scales
+
+
+def _coloured(rows: np.ndarray, shape: tuple[int, ...], slope: float) -> np.ndarray:
+    axes = tuple(range(1, len(shape) + 1))
+    squares = sum(np.square(one) for one in np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij"))
+    waves = np.fft.fftn(rows.reshape(-1, *shape), axes=axes) * (1 + np.sqrt(squares)) ** -slope
+    return np.fft.ifftn(waves, axes=axes).real.reshape(rows.shape)
+
+
+@functools.lru_cache(maxsize=2)
+def _smooth(shapes: tuple[tuple[int, ...], ...], number: int) -> Tensor:
+    """Products of cos + sin along each axis: an orthonormal basis of real periodic fields, without special cases."""
+    reach = number if max(map(len, shapes)) == 1 else math.isqrt(number) + 1  # no wave beyond can be among the first
+    waves = sorted((sum(k**2 for k in wave), tuple(-k for k in wave), field)
+                   for field, shape in enumerate(shapes)
+                   for wave in itertools.product(*(range(-min(n // 2, reach), min((n + 1) // 2, reach + 1)) for n in shape)))
+    rows = torch.zeros(number, sum(map(math.prod, shapes)), dtype=torch.float64)
+    parts = list(_parts(shapes))
+    for row, (_, wave, field) in zip(rows, waves, strict=False):
+        part, shape = parts[field]
+        product = torch.ones(())
+        for k, n in zip(wave, shape, strict=True):
+            angle = 2 * math.pi * k / n * torch.arange(n, dtype=torch.float64)
+            product = product[..., None] * (angle.cos() + angle.sin()) / math.sqrt(n)
+        row[part] = product.flatten()
+    return rows

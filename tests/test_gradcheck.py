@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""The check that a user runs: its finite differences against the twin, its verdicts, its files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import trimtab
+from trimtab.__main__ import main
+from trimtab.errors import ConfigError, InputError, SolverError
+from trimtab.gradient.check import gradcheck
+
+EXPERIMENT = """
+name = "small"
+[solver]
+name = "lorenz63"
+dt = 0.01
+beta = 0.0
+[network]
+name = "MLP"
+sizes = [3, 4, 3]
+[reference]
+solver = { beta = 2.6666666666666665 }
+initial = [8.0, 0.0, 30.0]
+perturbation = 1.0
+spin_up = 2.0
+snapshots = 80
+training_runs = 1
+validation_runs = 1
+test_runs = 1
+[training]
+window = 4
+batch = 16
+epochs = 1
+steps_per_epoch = 2
+[score]
+lyapunov_time = 1.1
+"""
+
+
+class BlackBox:
+    """A solver that shows nothing but the protocol: no adjoint, and no name that a twin goes by."""
+
+    def __init__(self, solver):
+        self._solver, self.spec = solver, dataclasses.replace(solver.spec, solver="theirs")
+
+    def advance(self, u0, steps, **options):
+        return self._solver.advance(u0, steps, **options)
+
+    def close(self):
+        pass
+
+
+def problem(solver, random_states, steps, members=2, dtype=torch.float64):
+    """A correction, starts, and the truth of a solver whose correction is another."""
+    torch.manual_seed(0)
+    if len(solver.spec.grid) == 2:
+        networks = [trimtab.networks.PeriodicCNN(channels=(1, 3, 1), kernel=3, activation="tanh") for _ in range(2)]
+    else:
+        networks = [trimtab.networks.MLP((solver.spec.size, 6, solver.spec.size)) for _ in range(2)]
+    mine, other = (trimtab.Correction(one.to(dtype), solver.spec, input_scale=10.0, output_scale=3.0) for one in networks)
+    u0 = random_states(solver, members)
+    return mine, u0, solver.advance(u0, steps, correction=other).states[1:]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("lorenz63", torch.float64), ("lorenz63", torch.float32),
+                                             ("lorenz96", torch.float64), ("qg", torch.float64)])
+def test_finite_differences_are_the_twins_gradient(name, dtype, open_solver, random_states):
+    """Also for a float32 network: the differences are taken with its float64 copy, the exact gradient has its rounding."""
+    solver = open_solver(name)
+    correction, u0, truth = problem(solver, random_states, 8, dtype=dtype)
+    table = gradcheck(solver, correction, u0, truth, [3, 8], gradients=["static"], directions=4)
+    tolerance = 1e-5 if dtype == torch.float64 else 1e-4
+    for steps, row in zip((3, 8), table.of("exact"), strict=True):
+        measured, _, exact = table.derivatives[steps].T
+        np.testing.assert_allclose(measured, exact, rtol=tolerance, atol=tolerance * np.abs(exact).max())
+        assert row.error_along < tolerance and row.error < 10 * tolerance and abs(row.efficiency - 1) < tolerance
+        assert row.cosine == pytest.approx(1.0, abs=1e-6) == row.cosine_exact
+    for row in table.of("static"):
+        assert row.cosine == pytest.approx(row.cosine_exact, abs=1e-5)
+        assert row.uncertainty < 1e-3
+
+
+def test_a_black_box_is_enough(open_solver, random_states):
+    """With a direction for every parameter the estimate is exact; with few it is near."""
+    solver = open_solver("lorenz63")
+    correction, u0, truth = problem(solver, random_states, 30)
+    number = sum(one.numel() for one in correction.parameters())
+    known = {row.gradient: row.cosine_exact for row in gradcheck(solver, correction, u0, truth, [30]).rows}
+    for directions, tolerance in ((number, 1e-6), (8, 0.05)):
+        table = gradcheck(BlackBox(solver), correction, u0, truth, [30], directions=directions)
+        assert [row.gradient for row in table.rows] == ["static", "ensemble"]
+        for row in table.rows:
+            assert np.isnan(row.cosine_exact)
+            assert row.cosine == pytest.approx(known[row.gradient], abs=tolerance)
+
+
+def test_the_sentence_where_static_is_right_and_where_it_is_wrong(open_solver):
+    """Lorenz 63 without its damping: a few steps need no Jacobian, 0.7 Lyapunov times do."""
+    solver, complete = open_solver("lorenz63"), open_solver("lorenz63", beta=8 / 3)
+    u0 = complete.advance(np.array([[8.0, 0.0, 30.0]]), 6000).states[500::1000, 0]
+    truth = complete.advance(u0, 80).states[1:]
+    torch.manual_seed(0)
+    network = trimtab.networks.MLP((3, 16, 3)).double()
+    correction = trimtab.Correction(network, solver.spec, input_mean=(0.0, 0.0, 25.0), input_scale=15.0, output_scale=50.0)
+    table = gradcheck(solver, correction, u0, truth, [2, 4], time_scale=1.1, time_name="Lyapunov times", directions=2)
+    assert table.recommendation() == ("static keeps 95% of the steepest descent up to n = 4 (0.036 Lyapunov times), the longest "
+                                      "window checked: use it.")
+    table = gradcheck(solver, correction, u0, truth, [80, 20, 2], directions=2)
+    assert [row.steps for row in table.of("static")] == [2, 20, 80]
+    assert table.recommendation() == ("static keeps 95% of the steepest descent up to n = 2; beyond, use ensemble, which does "
+                                      "up to n = 80, at 4 times the cost.")
+    assert gradcheck(solver, correction, u0, truth, [2, 20], gradients=["static"], directions=2).recommendation() == (
+        "static keeps 95% of the steepest descent up to n = 2; beyond, no variant checked does: stay below, or give "
+        "ensemble more members.")
+    table = gradcheck(solver, correction, u0, truth, [20], gradients=["static"], directions=2)
+    assert table.recommendation().startswith("No variant keeps 95% of the steepest descent even at n = 20; the best, static,")
+
+
+def test_costs_are_counted(open_solver, random_states):
+    solver = open_solver("lorenz63")
+    correction, u0, truth = problem(solver, random_states, 6, members=4)
+    gradients = ["static", trimtab.EnsembleEGA(2, aim=0), trimtab.EnsembleEGA(3)]
+    rows = gradcheck(solver, correction, u0, truth, [6], gradients=gradients, directions=1, stride=1).rows
+    assert [row.gradient for row in rows] == ["static", "ensemble", "ensemble 2", "exact"]
+    run = 4 * 6  # members times steps; RK4 calls the network four times, the vector-Jacobian product once
+    assert [row.solver_steps for row in rows[:3]] == [run, 3 * run, 4 * run]
+    assert [row.network_states for row in rows[:3]] == [5 * run, 13 * run, 17 * run]
+
+
+def test_sparse_targets_and_members_that_blow_up(open_solver, random_states):
+    solver = open_solver("lorenz63")
+    correction, u0, truth = problem(solver, random_states, 9, members=3)
+    whole = gradcheck(solver, correction, u0, truth[2::3], [3, 7], leads=[3, 6, 9], directions=2)
+    bad = np.concatenate([u0, [[1e90, 1e90, 1e90]]])
+    sparse = np.concatenate([truth[2::3], np.ones((3, 1, 3))], axis=1)
+    left = gradcheck(solver, correction, bad, sparse, [3, 7], leads=[3, 6, 9], directions=2)
+    assert [row.cosine for row in left.rows] == pytest.approx([row.cosine for row in whole.rows], rel=1e-9)
+    with pytest.raises(SolverError, match="Every member blew up within 3 outer steps"):
+        gradcheck(solver, correction, bad[3:], sparse[:, 3:], [3], leads=[3, 6, 9])
+
+
+def test_the_network_is_left_as_it_was(open_solver, random_states):
+    solver = open_solver("lorenz63")
+    correction, u0, truth = problem(solver, random_states, 4, dtype=torch.float32)
+    before = {name: values.clone() for name, values in correction.state_dict().items()}
+    gradcheck(solver, correction, u0, truth, [4], directions=1)
+    after = correction.state_dict()
+    assert all(torch.equal(after[name], values) and after[name].dtype == values.dtype for name, values in before.items())
+    assert all(one.grad is None for one in correction.parameters())
+
+
+@pytest.mark.parametrize(("changes", "error", "sentence"), [
+    ({"windows": []}, ConfigError, "must lie between"),
+    ({"windows": [5]}, ConfigError, "must lie between the first and the last lead time of the targets, 1 and 4"),
+    ({"directions": 0}, ConfigError, "at least one direction"),
+    ({"tolerance": 1.0}, ConfigError, "a tolerance between 0 and 1"),
+    ({"gradients": ["statik"]}, ConfigError, "Unknown gradient 'statik'"),
+    ({"leads": [1, 2]}, InputError, "The targets have shape"),
+])
+def test_refusals(changes, error, sentence, open_solver, random_states):
+    solver = open_solver("lorenz63")
+    correction, u0, truth = problem(solver, random_states, 4)
+    arguments = {"windows": [4], **changes}
+    with pytest.raises(error, match=sentence):
+        gradcheck(solver, correction, u0, truth, **arguments)
+    with pytest.raises(ConfigError, match="no trainable parameter"):
+        gradcheck(solver, correction.requires_grad_(False), u0, truth, [4])
+
+
+def test_the_command_on_an_experiment_and_on_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.toml").write_text(EXPERIMENT)
+    command = ["gradcheck", "small.toml", "--windows", "2,6", "--gradients", "static,ensemble", "--directions", "2"]
+    assert main([*command, "--out", "checked"]) == 0
+    printed = capsys.readouterr().out
+    assert "static keeps 95% of the steepest descent" in printed and "Lyapunov times" in printed
+    with open("checked/gradcheck.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["steps"], row["gradient"]) for row in rows] == [
+        (n, name) for n in ("2", "6") for name in ("static", "ensemble", "exact")]
+    assert float(rows[0]["scaled_time"]) == pytest.approx(0.02 / 1.1)
+    assert (tmp_path / "checked" / "gradcheck.txt").read_text().strip() in " ".join(printed.split())
+    assert (tmp_path / "checked" / "gradcheck.png").read_bytes().startswith(b"\x89PNG")
+
+    trimtab.Trainer("small.toml", "run").fit()
+    assert main(["gradcheck", "run", "--directions", "1"]) == 0
+    with open("run/gradcheck.csv", newline="") as file:
+        assert [row["steps"] for row in csv.DictReader(file)][::3] == ["2", "4", "8", "16"]
+    capsys.readouterr()
+    assert main(["gradcheck", "run", "--set", "training.window=3"]) == 2
+    assert "its experiment and network cannot be changed" in capsys.readouterr().err
+    (tmp_path / "run" / "best.pt").unlink()
+    assert main(["gradcheck", "run"]) == 2
+    assert "has no best.pt yet" in capsys.readouterr().err
+    assert main(["gradcheck", "small.toml", "--starts", "0"]) == 2
+    assert main([*command, "--fit", "40", "--out", "fitted"]) == 0
+    assert (tmp_path / "fitted" / "gradcheck.csv").read_text() != (tmp_path / "checked" / "gradcheck.csv").read_text()
+    assert main(["gradcheck", "small.toml", "--windows", "500"]) == 2
+    assert "too few" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["gradcheck", "small.toml", "--windows", "0,5"])
