@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trimtab.solver import Solver
 
-CHUNK_VALUES, CHUNK_STATES = 2**17, 1024  # what the network sees at once, so that its graph stays bounded
+CHUNK_VALUES, CHUNK_STATES = 2**17, 512  # what the network sees at once, so that its graph stays bounded
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def sweep(
         gradient: the variant.
         grad_states: (K+1, B, N) float64, dJ/du_k.
         parameters: the tensors of the correction that want a gradient.
-        chunk: largest number of states in one vector-Jacobian product; 0 chooses, up to 1024 states and 2^17 values.
+        chunk: largest number of states in one vector-Jacobian product; 0 chooses, up to 512 states and 2^17 values.
             Products within a step have bounds of their own (`adjoint.HybridStep`).
 
     Returns:
