@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +64,11 @@ class Zero(nn.Module):
 
     def forward(self, u):
         return torch.zeros_like(u)
+
+
+def resident():
+    """KiB held now: a peak would hide growth behind what an earlier test took."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -267,8 +272,8 @@ def test_an_interrupt_is_honoured_within_a_step(with_network, open_solver, rando
     killer = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -INT {os.getpid()}"])
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        solver.advance(random_states(solver), 1, stride=200_000_000, correction=Zero() if with_network else None)
-    assert time.monotonic() - start < 3.0
+        solver.advance(random_states(solver), 1, stride=2_000_000_000, correction=Zero() if with_network else None)
+    assert time.monotonic() - start < 20.0  # of the minutes that it would take
     killer.wait()
     assert np.isfinite(solver.advance(random_states(solver), 2).states).all()
 
@@ -278,10 +283,10 @@ def test_a_million_calls_leave_no_memory_behind(open_solver, random_states):
     u0, identity = random_states(solver), Returns(lambda u: u)
     solver.advance(u0, 1, stride=20_000, correction=identity)
     gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     for _ in range(10):
         solver.advance(u0, 1, stride=25_000, correction=identity)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2048  # KiB
+    assert resident() - before < 2048  # KiB
 
 
 def test_opening_and_closing_leaves_no_memory_behind(random_states):
@@ -293,10 +298,10 @@ def test_opening_and_closing_leaves_no_memory_behind(random_states):
     for _ in range(5):
         cycle()
     gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     for _ in range(40):
         cycle()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # KiB; one solver is over 500
+    assert resident() - before < 4096  # KiB; one solver is over 500
 
 
 @pytest.mark.parametrize("order", ["solver, correction", "correction, solver", "nothing"])
