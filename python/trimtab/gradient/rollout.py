@@ -14,6 +14,9 @@ from trimtab.gradient import Gradient, Tape, get_gradient
 from trimtab.gradient.sweep import sweep
 from trimtab.solver import OnBlowUp, Solver
 
+# In training mode these are another function at every call: the reverse sweep would differentiate one that never ran.
+_CHANGING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+
 
 def rollout(
     solver: Solver,
@@ -43,7 +46,8 @@ def rollout(
 
     Raises:
         InputError, BlowUpError, CorrectionError: see `Solver.advance`.
-        ConfigError: steps or stride below 1, an unknown gradient, or one that this solver cannot give.
+        ConfigError: steps or stride below 1, an unknown gradient, or one that this solver cannot give; dropout or batch
+            statistics in training mode, when a gradient is wanted.
 
     Source:
         Ouala et al., arXiv 2311.10665.
@@ -53,6 +57,12 @@ def rollout(
     if steps < 1 or stride < 1:
         raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
     parameters = [one for one in correction.parameters() if one.requires_grad] if correction is not None else []
+    if parameters and torch.is_grad_enabled() and correction is not None:
+        changing = [name for name, one in correction.named_modules() if one.training and isinstance(one, _CHANGING)]
+        if changing:
+            raise ConfigError(f"The layer {changing[0]} is in training mode and gives another answer at every call, so that "
+                              "the rollout has no gradient: call .eval() on it, or use a layer without random numbers and "
+                              "batch statistics.")
     start = u0 if isinstance(u0, Tensor) else torch.from_numpy(solver.spec.check_states(u0))
     call = _Call(solver, correction, steps, stride, on_blow_up, variant, chunk)
     states: Tensor = _Rollout.apply(call, start.cpu(), *parameters)
