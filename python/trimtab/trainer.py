@@ -161,7 +161,7 @@ class Trainer:
             if phase.name == "online" and config.early_stop and at.epoch - at.best_epoch >= config.early_stop:
                 return False
             order, steps = phase.order(at.epoch), phase.steps(at.epoch)
-            self.correction.train()
+            self.correction.train(phase.name == "offline")  # online, rollout and sweep must see one function: no dropout
             while at.step < steps:
                 began = time.perf_counter()
                 self._step(phase, order[at.step * phase.batch : (at.step + 1) * phase.batch])
