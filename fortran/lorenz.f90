@@ -170,8 +170,8 @@ contains
   function lorenz96_describe(self) result(text)
     class(lorenz96_t), intent(in) :: self
     character(:), allocatable :: text
-    text = '{"fields": ['//json_field('u', 'state of the Lorenz 96 ring', '1', ['point'], [self%n], &
-                                      json_axis('point', 1.0_rk, 1.0_rk))//'], "parameters": {"n": '// &
+    text = '{"fields": ['//json_field('x', 'state of the Lorenz 96 ring', '1', ['k'], [self%n], &
+                                      json_axis('k', 1.0_rk, 1.0_rk))//'], "parameters": {"n": '// &
            json_integer(self%n)//', "forcing": '//json_real(self%forcing)//'}}'
   end function lorenz96_describe
 

@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt.
     """
     options = _parser().parse_args(arguments)
+    if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
+        sys.path.insert(0, "")
     try:
         return options.command(options)
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 import re
 import tomllib
 import types
@@ -254,9 +255,10 @@ def _key(key: str) -> str:
 def _fortran(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return ".true." if value else ".false."
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real) and math.isfinite(value):
+        value = float(value)
         return f"{value:.17g}".replace("e", "d") if "e" in f"{value:.17g}" else f"{value:.17g}d0"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"

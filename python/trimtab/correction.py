@@ -152,11 +152,11 @@ class Correction(nn.Module):
         unit = 2 * torch.pi / length
         kx = torch.fft.rfftfreq(nx, 1 / nx, dtype=torch.float64) * unit
         ky = (torch.fft.fftfreq(ny, 1 / ny, dtype=torch.float64) * unit)[:, None]
-        # The Nyquist wave has no derivative on the grid, and the solver drops it.
-        kx[-1], ky[ny // 2] = 0.0, 0.0
+        # The Nyquist wave of an even grid has no derivative on the grid, and the solver drops it.
+        kx[nx // 2 + nx % 2 :], ky[ny // 2 : ny // 2 + 1 - ny % 2] = 0.0, 0.0
         square = kx**2 + ky**2
         inverse = torch.where(square > 0, -1 / square, 0.0)
-        inverse[:, -1], inverse[ny // 2] = 0.0, 0.0
+        inverse[:, nx // 2 + nx % 2 :], inverse[ny // 2 : ny // 2 + 1 - ny % 2] = 0.0, 0.0
         dtype = self.dtype
         for name, values in (("inverse_laplacian", inverse), ("kx", kx), ("ky", ky)):
             self.register_buffer(name, values.to(dtype), persistent=False)

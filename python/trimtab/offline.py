@@ -62,7 +62,8 @@ class Labels:
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start, end = self.windows.batch(indices, (0, self.outer))
         window = self.solver.advance(start, 1, stride=self.stride * self.outer, on_blow_up="mark")
-        return start, (end - window.states[1]) / window.h
+        project = getattr(self.solver, "project", None)  # waves that the solver drops are nothing that it misses
+        return start, ((end if project is None else project(end)) - window.states[1]) / window.h
 
 
 def fit_normalisation(correction: Correction, solver: Solver, targets: Targets, training: TrainingConfig) -> None:

@@ -59,7 +59,7 @@ class Online(Phase):
         config = self.config
         if config.rate_drop_every:
             return config.rate * 0.1 ** (epoch // config.rate_drop_every)
-        return cosine(config.rate, config.rate_end, (self._before[epoch] + step) / self._before[-1])
+        return cosine(config.rate, config.rate_end, (self._before[epoch] + step) / max(1, self._before[-1]))
 
     def window(self, epoch: int) -> int:
         """See `Phase.window`."""

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""What trimtab asks of a solver: describe itself, run forward, close. Nothing is ever differentiated."""
+"""What trimtab asks of a solver: describe itself, run forward, close. Nothing of it has to be differentiable.
+
+What a solver may offer besides (an adjoint of its tendency, a projection) is said in `gradient/adjoint.py`.
+"""
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from trimtab.errors import ConfigError
 from trimtab.state import SolverSpec
 from trimtab.window import Window
 
@@ -50,3 +55,25 @@ class Solver(Protocol):
     def close(self) -> None:
         """Give back what the solver holds; a second call does nothing."""
         ...
+
+
+def whole_steps(steps: int, stride: int) -> tuple[int, int]:
+    """Numbers of outer and inner steps, checked.
+
+    Args:
+        steps: outer steps, a whole number above 0.
+        stride: inner steps an outer step, likewise.
+
+    Returns:
+        Both as int.
+
+    Raises:
+        ConfigError: not a whole number (h / dt is a float even when it is whole: round it), or below 1.
+    """
+    try:
+        counts = operator.index(steps), operator.index(stride)
+    except TypeError as error:
+        raise ConfigError(f"steps = {steps!r} and stride = {stride!r} must be whole numbers; round what is one.") from error
+    if min(counts) < 1:
+        raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
+    return counts

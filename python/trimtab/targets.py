@@ -310,6 +310,10 @@ def _variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
 def _interval(file: xr.Dataset, path: Path) -> float:
     if "time" not in file.coords:
         raise DataError(f"{path} has no coordinate `time`; give every snapshot its time, in the solver's unit.")
+    units = str(file["time"].attrs.get("units", "1"))
+    if units != "1":
+        raise DataError(f"The coordinate `time` of {path} is in {units!r}; give it in the solver's own unit of time, with "
+                        "units = \"1\".")
     times = np.asarray(file["time"].values)
     if times.ndim != 1 or times.dtype.kind not in "fiu" or not np.isfinite(times).all():
         raise DataError(f"The coordinate `time` of {path} must be one finite number a snapshot.")

@@ -20,6 +20,7 @@ from trimtab import checkpoint
 from trimtab.config import Experiment, dump_experiment, load_experiment
 from trimtab.errors import CheckpointError, SolverError
 from trimtab.files import only_writer, replacing
+from trimtab.gradient import get_gradient
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
 from trimtab.phase import Phase
@@ -254,6 +255,8 @@ class Trainer:
         """Open the solver, and the reference run, which is made first when it is not there."""
         experiment, opener = self.experiment, self._opener or trimtab.open_solver
         self.solver = opener(experiment.solver.name, **experiment.solver.options)
+        checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
+        get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
         path = make_reference(experiment, self.solver.spec, open_solver=self._opener, progress=self.progress)
         h = experiment.training.stride * self.solver.spec.dt
         self.targets = Targets(path, self.solver.spec, experiment.reference, h)

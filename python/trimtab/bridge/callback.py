@@ -59,7 +59,7 @@ class Callback:
         shape, last, length, count = states.shape, 0, 0, 0
 
         def call(address: int, n: int, members: int, _weight: float) -> int:
-            # Called by the solver, under the inference mode that `FortranSolver.advance` has entered.
+            # Called by the solver, without gradients, as `FortranSolver.advance` says.
             nonlocal states, answer, shape, last, length, count
             if address != last or n != length or members != count:
                 states = _view(ready, address, n, members, dtype)

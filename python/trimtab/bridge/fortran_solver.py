@@ -16,9 +16,9 @@ from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.config import solver_namelists
-from trimtab.errors import BlowUpError, ConfigError, InputError
+from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError
 from trimtab.networks import network_dtype
-from trimtab.solver import OnBlowUp
+from trimtab.solver import OnBlowUp, whole_steps
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
 
@@ -64,15 +64,14 @@ class FortranSolver:
                 on_blow_up: OnBlowUp = "raise") -> Window:
         """See `Solver.advance`."""
         start = self.spec.check_states(u0)
-        if steps < 1 or stride < 1:
-            raise ConfigError(f"advance takes at least one step of at least one inner step, not {steps} of {stride}.")
+        steps, stride = whole_steps(steps, stride)
         if on_blow_up not in ("raise", "mark"):
             raise ConfigError(f"on_blow_up = {on_blow_up!r}: give \"raise\" or \"mark\".")
         states = np.empty((steps + 1, *start.shape))
         states[0] = start
         failed = np.zeros(start.shape[0], dtype=np.int64)
         self._fill(correction)
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: what a network makes at its first call must serve in the sweep, too
             api.advance(self._handle, steps * stride, stride, time, states, failed)
         if failed.any() and on_blow_up == "raise":
             members = np.flatnonzero(failed)
@@ -140,6 +139,9 @@ class FortranSolver:
         """Close the Fortran solver; a second call does nothing."""
         self._finalizer()
         self._callback = None
+
+    def __reduce__(self) -> Any:
+        raise SolverError("An open solver cannot be copied or sent to another process: open one there with the same options.")
 
     def __enter__(self) -> FortranSolver:
         return self

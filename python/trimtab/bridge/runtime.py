@@ -52,7 +52,7 @@ def configure_runtime() -> Runtime:
         torch.set_num_threads(int(wanted))
     elif "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(cores)
+        torch.set_num_threads(min(cores, torch.get_num_threads()))  # a count set lower by the user stays
     return Runtime(torch.get_num_threads(), _keep_buffers())
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from trimtab.solver import Solver
@@ -59,7 +60,9 @@ class Gradient(ABC):
         """
 
     def held(self, tape: Tape, vector: Tensor) -> Tensor:
-        """What the flow sees of a state, or of a derivative by one: all of it, unless a variant asks the solver.
+        """What the flow sees of a state, or of a derivative by one: what the solver's `project` keeps, else all of it.
+
+        A target may hold waves that the solver drops; their share of the loss is nothing that a correction can change.
 
         Args:
             tape: the rollout.
@@ -68,7 +71,8 @@ class Gradient(ABC):
         Returns:
             (B, N) float64; may be `vector` itself.
         """
-        return vector
+        project = getattr(tape.solver, "project", None)
+        return vector if project is None else torch.as_tensor(project(vector))
 
     def weights(self, grad_states: Tensor) -> tuple[list[float], list[float]] | None:
         """Weights of the sum over the window in place of the paper's.

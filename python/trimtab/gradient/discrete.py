@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from trimtab.gradient.adjoint import HybridStep, project, require_step
+from trimtab.gradient.adjoint import HybridStep, require_step
 from trimtab.gradient.base import StepGradient, Tape
 from trimtab.solver import Solver
 
@@ -34,10 +34,6 @@ class DiscreteGradient(StepGradient):
     def check(self, solver: Solver) -> None:
         """A solver with an adjoint of its tendency and a Runge-Kutta step; see `Gradient.check`."""
         require_step(solver, self.name)
-
-    def held(self, tape: Tape, vector: Tensor) -> Tensor:
-        """The solver's projection; see `Gradient.held`."""
-        return project(tape.solver, vector)
 
     def transpose(
         self, tape: Tape, k: int, lam: Tensor, parameters: Sequence[Tensor]

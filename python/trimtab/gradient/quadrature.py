@@ -31,8 +31,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from trimtab.errors import ConfigError
-from trimtab.gradient.adjoint import project
-from trimtab.gradient.base import Gradient, Tape
+from trimtab.gradient.base import Gradient
 
 RULES = ("left", "trapezoid", "gregory")
 
@@ -59,10 +58,6 @@ class QuadratureEGA(Gradient):
         if quadrature not in RULES:
             raise ConfigError(f"Unknown quadrature {quadrature!r}; known are {', '.join(RULES)}.")
         self.quadrature = quadrature
-
-    def held(self, tape: Tape, vector: Tensor) -> Tensor:
-        """The solver's projection; see `Gradient.held`."""
-        return project(tape.solver, vector)
 
     def weights(self, grad_states: Tensor) -> tuple[list[float], list[float]] | None:
         """See `Gradient.weights`."""

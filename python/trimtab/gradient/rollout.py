@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from trimtab.errors import ConfigError
 from trimtab.gradient import Gradient, Tape, get_gradient
 from trimtab.gradient.sweep import sweep
-from trimtab.solver import OnBlowUp, Solver
+from trimtab.solver import OnBlowUp, Solver, whole_steps
 
 # In training mode these are another function at every call: the reverse sweep would differentiate one that never ran.
 _CHANGING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
@@ -54,8 +54,7 @@ def rollout(
     """
     variant = get_gradient(gradient)
     variant.check(solver)
-    if steps < 1 or stride < 1:
-        raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
+    steps, stride = whole_steps(steps, stride)
     parameters = [one for one in correction.parameters() if one.requires_grad] if correction is not None else []
     if parameters and torch.is_grad_enabled() and correction is not None:
         changing = [name for name, one in correction.named_modules() if one.training and isinstance(one, _CHANGING)]

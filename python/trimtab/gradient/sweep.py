@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Gradient, StepGradient, Tape
+from trimtab.networks import network_dtype
 
 
 def sweep(
@@ -87,10 +88,10 @@ def _products(
     device = parameters[0].device
     states, adjoints = states.flatten(0, 1).to(device), adjoints.flatten(0, 1).to(device)
     with torch.enable_grad():
-        tendency = tape.correction(states)
+        tendency = tape.correction(states.to(network_dtype(tape.correction)))  # as the slot calls it
     if not tendency.requires_grad:
         return [None] * len(parameters)
-    return torch.autograd.grad(tendency, parameters, adjoints.mul_(tape.h), allow_unused=True)
+    return torch.autograd.grad(tendency, parameters, adjoints.mul_(tape.h).to(tendency.dtype), allow_unused=True)
 
 
 def _add(totals: list[Tensor | None], parts: Sequence[Tensor | None]) -> None:
