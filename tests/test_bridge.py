@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import subprocess
@@ -351,3 +352,16 @@ def test_a_network_seen_changing_is_the_changed_network(open_solver, random_stat
     assert not np.array_equal(before, after)
     correction.double()
     assert np.abs(solver.advance(u0, 2, correction=correction).states - after).max() < 1e-5
+
+
+@pytest.mark.parametrize("stride", [1.5, 0.29 / 0.01, 0])
+def test_a_stride_is_a_whole_number(stride, open_solver, random_states):
+    """h / dt is a float: cut to an integer by the Fortran it would give another h than the window says."""
+    solver = open_solver("lorenz63")
+    with pytest.raises(ConfigError, match=r"whole numbers|at least one step"):
+        solver.advance(random_states(solver), 1, stride=stride)
+
+
+def test_an_open_solver_is_not_copied(open_solver):
+    with pytest.raises(SolverError, match="cannot be copied"):
+        copy.copy(open_solver("lorenz63"))

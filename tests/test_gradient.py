@@ -193,3 +193,47 @@ def test_a_network_that_changes_from_call_to_call_has_no_gradient(layer, open_so
         trimtab.rollout(solver, correction.train(), u0, 2)
     trimtab.rollout(solver, correction.eval(), u0, 2).sum().backward()
     assert next(correction.parameters()).grad is not None
+
+
+class Late(torch.nn.Module):
+    """Makes what it needs at its first call, which is the solver's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale = torch.nn.LazyLinear(3), None
+
+    def forward(self, u):
+        if self.scale is None:
+            self.scale = torch.linspace(0.5, 1.0, 3)
+        return self.layer(u) * self.scale
+
+
+def test_plain_and_late_networks_train(open_solver, random_states):
+    """A float32 module without a Correction around it, and one whose first call is inside the solver."""
+    solver = open_solver("lorenz63")
+    late = Late()
+    trimtab.rollout(solver, late, random_states(solver), 1)
+    for network in (torch.nn.Linear(3, 3), late):
+        trimtab.rollout(solver, network, random_states(solver), 3).sum().backward()
+        assert all(one.grad.abs().sum() > 0 for one in network.parameters())
+
+
+@pytest.mark.parametrize("dealiasing", ["3/2", "2/3"])
+def test_waves_that_the_solver_drops_give_no_gradient(dealiasing, open_solver, random_states):
+    """Static-EGA stays O(h^2) absolutely, O(h) relatively, when the targets hold what the solver cannot."""
+    errors = []
+    for dt in (1e-2, 1e-3):
+        solver = open_solver("qg", dt=dt, dealiasing=dealiasing)
+        torch.manual_seed(0)
+        network = trimtab.networks.PeriodicCNN((1, 4, 1), 3).double()
+        correction = trimtab.Correction(network, solver.spec)
+        target = torch.randn(4, 2, 256, dtype=torch.float64)
+
+        def loss(states, target=target):
+            return (states - target).square().mean()
+
+        u0 = random_states(solver, 2)
+        static, _ = gradient_of(solver, correction, u0, 3, "static", loss)
+        exact, _ = gradient_of(solver, correction, u0, 3, "discrete", loss)
+        errors.append(((static - exact).norm() / exact.norm()).item())
+    assert errors[1] < 0.2 * errors[0]
