@@ -17,12 +17,14 @@ class Window:
         times: (K+1,) float64, in the solver's unit of time.
         h: outer step between two states.
         failed_step: (B,) int64, inner step at which a member blew up; 0 when it did not.
+        inputs: (K, B, M) float64, what the network saw at each outer step, where that is not the state itself; else None.
     """
 
     states: np.ndarray
     times: np.ndarray
     h: float
     failed_step: np.ndarray
+    inputs: np.ndarray | None = None
 
     @property
     def steps(self) -> int:

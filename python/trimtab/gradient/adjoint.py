@@ -9,6 +9,9 @@ A solver may offer, beside the three members of `Solver`:
     has_adjoint: bool                    False when tendency_adjoint refuses; left out: True when it is there
     flow_adjoint(u, lam, *, correction, stride) -> (B, N)
                                          the transpose of the outer step's Jacobian, by the solver's own means
+    slot_adjoint(u, lam, *, stride, steady) -> (B, M)
+                                         the transpose of how the slot's M outputs enter the state, per unit of time; left
+                                         out: they are the tendency of the state (`Tape.slot_adjoint`, `Gradient.steady`)
 
 All arrays are (B, N) float64.
 """

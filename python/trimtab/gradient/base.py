@@ -25,6 +25,7 @@ class Tape:
         stride: inner steps an outer step.
         solver: the solver.
         correction: the module that filled the slot; None when it was empty.
+        inputs: (K, B, M) float64 tensor, what the network saw where that is not the state itself; else None.
     """
 
     states: Tensor
@@ -32,12 +33,34 @@ class Tape:
     stride: int
     solver: Solver
     correction: nn.Module | None
+    inputs: Tensor | None = None
+
+    def seen(self, first: int, stop: int) -> Tensor:
+        """What the network saw at the outer steps first ... stop-1, (stop - first, B, M) float64."""
+        return (self.states if self.inputs is None else self.inputs)[first:stop]
+
+    def slot_adjoint(self, states: Tensor, lam: Tensor, steady: bool) -> Tensor:
+        """Transpose of how the slot's output enters the state, per unit of time: the identity unless the solver says otherwise.
+
+        Args:
+            states: (B, N) float64 at which the slot was called.
+            lam: (B, N) float64.
+            steady: see `Gradient.steady`.
+
+        Returns:
+            (B, M) float64, cotangent of the network's tendency; may be `lam` itself.
+        """
+        own = getattr(self.solver, "slot_adjoint", None)
+        return lam if own is None else torch.as_tensor(own(states, lam, stride=self.stride, steady=steady))
 
 
 class Gradient(ABC):
     """A variant of the Euler Gradient Approximation: lambda_k = J_k^T lambda_{k+1} + dJ/du_k, with its own J_k."""
 
     name: str
+    # How a step's correction enters the state: with its share of a steady drift (True: no memory in J_k carries the rest
+    # on), or as this one step alone (False). They differ in schemes of several time levels only, h against 2 dt in leapfrog.
+    steady: bool = False
 
     @abstractmethod
     def pullback(self, tape: Tape, k: int, lam: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class _Rollout(torch.autograd.Function):
         )
         states = torch.from_numpy(window.states)
         ctx.call, ctx.h, ctx.alive = call, window.h, torch.from_numpy(window.alive)
+        ctx.inputs = None if window.inputs is None else torch.from_numpy(window.inputs)
         ctx.save_for_backward(states, *parameters)  # so that changing either in place before backward() is refused
         return states
 
@@ -93,9 +94,11 @@ class _Rollout(torch.autograd.Function):
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         states, *parameters = ctx.saved_tensors
+        inputs = ctx.inputs
         if not ctx.alive.all():
             mask = ctx.alive[:, None]
             states, grad_states = torch.where(mask, states, 0.0), torch.where(mask, grad_states, 0.0)
-        tape = Tape(states, ctx.h, call.stride, call.solver, call.correction)
+            inputs = None if inputs is None else torch.where(mask, inputs, 0.0)
+        tape = Tape(states, ctx.h, call.stride, call.solver, call.correction, inputs)
         gradients, grad_u0 = sweep(tape, call.variant, grad_states, parameters, call.chunk)
         return None, grad_u0 if ctx.needs_input_grad[1] else None, *gradients

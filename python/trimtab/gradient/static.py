@@ -20,6 +20,7 @@ class StaticEGA(Gradient):
     """
 
     name = "static"
+    steady = True
 
     def pullback(self, tape: Tape, k: int, lam: Tensor) -> Tensor:
         """The identity; see `Gradient.pullback`."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trimtab.errors import ConfigError
 from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Gradient, StepGradient, Tape
 from trimtab.networks import network_dtype
 
@@ -39,6 +40,9 @@ def sweep(
 
     Returns:
         d loss / d parameter for each parameter (None where the network does not use it), and d loss / d u_0, (B, N).
+
+    Raises:
+        ConfigError: a quadrature that asks for inputs of the network that the solver did not record.
     """
     if isinstance(gradient, StepGradient):
         return _sweep_steps(tape, gradient, grad_states, parameters)
@@ -46,6 +50,9 @@ def sweep(
     rows = max(1, (chunk or min(CHUNK_STATES, CHUNK_VALUES // size)) // members)
     totals: list[Tensor | None] = [None] * len(parameters)
     weights = gradient.weights(grad_states)
+    if weights is not None and tape.inputs is not None:
+        raise ConfigError("A quadrature other than \"left\" needs the network's input at the end of the window, and this solver "
+                          "records what the network saw at the steps alone: use quadrature = \"left\".")
     lam = gradient.held(tape, grad_states[steps])
     for stop in range(steps if weights is None else steps + 1, 0, -rows):
         start = max(0, stop - rows)
@@ -63,7 +70,9 @@ def sweep(
             states = tape.states[start:stop]
             if start == 0:
                 states = torch.cat([gradient.held(tape, states[0])[None], states[1:]])
-            _add(totals, _products(tape, states, adjoints, parameters))
+            seen = states if tape.inputs is None else tape.seen(start, stop)
+            cotangents = tape.slot_adjoint(states.flatten(0, 1), adjoints.flatten(0, 1), gradient.steady)
+            _add(totals, _products(tape, seen.flatten(0, 1), cotangents, parameters))
     return totals, lam
 
 
@@ -81,17 +90,16 @@ def _sweep_steps(
 
 
 def _products(
-    tape: Tape, states: Tensor, adjoints: Tensor, parameters: Sequence[Tensor]
+    tape: Tape, seen: Tensor, cotangents: Tensor, parameters: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
-    """h * sum over the rows of (dM/dtheta(u))^T lambda."""
+    """h * sum over the rows of (dM/dtheta)^T cotangent; seen (rows, M_in), cotangents (rows, M_out)."""
     assert tape.correction is not None  # it has the parameters
     device = parameters[0].device
-    states, adjoints = states.flatten(0, 1).to(device), adjoints.flatten(0, 1).to(device)
     with torch.enable_grad():
-        tendency = tape.correction(states.to(network_dtype(tape.correction)))  # as the slot calls it
+        tendency = tape.correction(seen.to(device, network_dtype(tape.correction)))  # as the slot calls it
     if not tendency.requires_grad:
         return [None] * len(parameters)
-    return torch.autograd.grad(tendency, parameters, adjoints.mul_(tape.h).to(tendency.dtype), allow_unused=True)
+    return torch.autograd.grad(tendency, parameters, (cotangents * tape.h).to(tendency), allow_unused=True)
 
 
 def _add(totals: list[Tensor | None], parts: Sequence[Tensor | None]) -> None:
