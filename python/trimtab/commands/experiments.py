@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: MIT
+"""`trimtab experiments`."""
+
+from __future__ import annotations
+
+import argparse
+
+TEXT = "list the experiments that come with trimtab"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """See `trimtab.commands`."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; see `trimtab.commands`."""
+    from trimtab.config import load_experiment, shipped_experiments
+    from trimtab.terminal import print_pairs
+
+    print_pairs("", {name: load_experiment(name).description for name in shipped_experiments()})
+    return 0

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""`trimtab run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import trimtab
+
+TEXT = "run the hybrid forward into a netCDF file"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """See `trimtab.commands`."""
+    parser.add_argument("run", metavar="RUN", help="run folder; with --solver-only also an experiment")
+    parser.add_argument("--steps", type=int, required=True, metavar="N", help="time steps of the solver")
+    parser.add_argument("--out", required=True, metavar="FILE.nc", help="the file to write")
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="steps between two records (default: 1)")
+    parser.add_argument("--members", type=int, default=0, metavar="B",
+                     help="initial states (default: one held-out start, or all of the --start file)")
+    parser.add_argument("--start", metavar="FILE",
+                     help="start from the last record of a netCDF file (default: the held-out runs)")
+    parser.add_argument("--checkpoint", choices=("best", "last", "offline"), default="best",
+                     help="which of the run's networks (default: best)")
+    parser.add_argument("--solver-only", action="store_true", help="leave the correction out")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE.nc when it is there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; see `trimtab.commands`."""
+    from trimtab import deploy
+    from trimtab.checkpoint import load_run
+    from trimtab.config import load_experiment
+    from trimtab.terminal import Watch
+
+    trained = (Path(options.run) / "experiment.toml").is_file()
+    run = load_run(options.run) if trained or not options.solver_only else None
+    experiment = run.experiment if run else load_experiment(options.run)
+    with (
+        trimtab.open_solver(experiment.solver.name, **experiment.solver.options) as solver,
+        Watch().watching() as watch,
+    ):
+        correction = None
+        attributes = {"experiment": experiment.name, "correction": "none"}
+        if run and not options.solver_only:
+            correction = deploy.run_correction(run, solver.spec, options.checkpoint)
+            attributes["correction"] = f"{run.folder / options.checkpoint}.pt"
+        if options.start:
+            start, time = deploy.file_starts(options.start, solver.spec, options.members)
+        else:
+            start, time = deploy.held_out_starts(experiment, solver.spec, options.members or 1, watch), 0.0
+        out = deploy.forward(solver, correction, start, options.steps, options.out, every=options.every, time=time,
+                             attributes=attributes, overwrite=options.overwrite, progress=watch)
+    print(f"{out}: {options.steps // options.every + 1} records of {len(start)} member{'s' if len(start) > 1 else ''}")
+    return 0
+
+
+def hint(options: argparse.Namespace) -> str:
+    """What an interrupted run leaves."""
+    return f"{options.out} holds what was computed."
