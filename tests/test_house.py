@@ -22,7 +22,8 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 ROWS = (
     ("errors",),
     ("networks", "state", "sections", "config", "files"),
-    ("window", "solver", "correction"),
+    ("window", "solver", "correction", "slot_weight"),
+    ("slot_correction",),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table"),
     ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
     ("offline", "online", "evaluation"),

@@ -26,8 +26,10 @@ from trimtab.correction import Correction
 from trimtab.errors import CheckpointError, TrimtabError
 from trimtab.files import replacing
 from trimtab.networks import build_network
+from trimtab.slot_correction import SlotCorrection
 from trimtab.state import SolverSpec
 
+AnyCorrection = Correction | SlotCorrection
 FORMAT = "trimtab checkpoint"
 VERSION = 1
 NAMES = ("offline", "best", "last")
@@ -112,7 +114,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def build_correction(experiment: Experiment, spec: SolverSpec) -> Correction:
+def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
     """The untrained correction of an experiment, from torch's global generator.
 
     Args:
@@ -126,14 +128,25 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> Correction:
         ConfigError: a network or features that do not exist or do not fit.
     """
     config = experiment.correction
-    network = build_network(experiment.network.name, **experiment.network.options).to(getattr(torch, config.dtype))
+    network = _networks(experiment, spec).to(getattr(torch, config.dtype))
     given = {}
     if config.input_mean:
         given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}
-    return Correction(network, spec, features=config.features, **given)
+    kind = SlotCorrection if spec.slots else Correction
+    return kind(network, spec, features=config.features, **given)
 
 
-def load_correction(path: str | Path, spec: SolverSpec) -> Correction:
+def _networks(experiment: Experiment, spec: SolverSpec) -> torch.nn.Module:
+    """The network; for a solver with several slots one for each, whose arguments [network.SLOT] changes."""
+    name, options = experiment.network.name, dict(experiment.network.options)
+    if len(spec.slots) < 2:
+        return build_network(name, **options)
+    own = {slot.name: dict(options.pop(slot.name, {})) for slot in spec.slots}
+    return torch.nn.ModuleDict({slot: build_network(changes.pop("name", name), **{**options, **changes})
+                                for slot, changes in own.items()})
+
+
+def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
     """The trained correction of a checkpoint, for a solver.
 
     Args:

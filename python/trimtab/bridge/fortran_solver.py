@@ -26,25 +26,8 @@ from trimtab.window import Window
 _CHECK_SIGNALS = ctypes.cast(ctypes.pythonapi.PyErr_CheckSignals, ctypes.c_void_p).value
 
 
-def open_solver(name: str, **options: Any) -> FortranSolver:
-    """Open one of trimtab's Fortran solvers.
-
-    Args:
-        name: "lorenz63", "lorenz96", "lorenz96_two_scale", "oscillator" or "qg".
-        options: `dt` (required), `integrator` ("euler", "rk2", "rk3", "rk4") or `order` (1 to 4),
-            `correction_at` ("stage" or "step"), and the solver's own parameters, see `spec.parameters` and README.
-
-    Returns:
-        The solver; several may be open at once.
-
-    Raises:
-        ConfigError: an unknown solver or parameter, or a value out of range, with the solver's own sentence.
-    """
-    return FortranSolver(name, **options)
-
-
 class FortranSolver:
-    """A compiled solver behind the `Solver` protocol; see `open_solver`.
+    """A compiled solver behind the `Solver` protocol; see `trimtab.open_solver`.
 
     Attributes:
         spec: what the solver says of itself.
