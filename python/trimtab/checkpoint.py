@@ -26,10 +26,9 @@ from trimtab.correction import Correction
 from trimtab.errors import CheckpointError, TrimtabError
 from trimtab.files import replacing
 from trimtab.networks import build_network
-from trimtab.slot_correction import SlotCorrection
+from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.state import SolverSpec
 
-AnyCorrection = Correction | SlotCorrection
 FORMAT = "trimtab checkpoint"
 VERSION = 1
 NAMES = ("offline", "best", "last")

@@ -111,6 +111,10 @@ class Correction(nn.Module):
         shape = (1, -1, 1, 1)
         return (self._features(u) - self.input_mean.view(shape)) / self.input_scale.view(shape)
 
+    def scale_of_outputs(self) -> Tensor:
+        """The output scale, one number a component or one for all."""
+        return self.output_scale
+
     @torch.no_grad()
     def fit_normalisation(self, states: Any, tendencies: Any = None) -> None:
         """Set mean and scale of the inputs from states, and the scale of the output from tendencies.

@@ -16,9 +16,9 @@ import xarray as xr
 import trimtab
 from trimtab.checkpoint import Run, load_correction
 from trimtab.config import Experiment
-from trimtab.correction import Correction
 from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError
 from trimtab.reference import Progress, make_reference, silent
+from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 from trimtab.targets import Targets
@@ -27,7 +27,7 @@ CHUNK_BYTES = 2**25  # of states held at once
 PIECES = 50          # of a run, at least: between two the progress is told and the file is up to date
 
 
-def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> Correction:
+def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> AnyCorrection:
     """The correction a training left behind.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.correction import as_numbers, varying
+from trimtab.correction import Correction, as_numbers, varying
 from trimtab.errors import ConfigError, InputError
 from trimtab.networks import network_dtype
 from trimtab.state import Field, Slot, SolverSpec
@@ -143,6 +143,9 @@ class SlotCorrection(nn.Module):
     def scale_of_outputs(self) -> Tensor:
         """(M',) the output scale at every place of the outputs."""
         return torch.repeat_interleave(self.output_scale, torch.tensor(self.output_sizes, device=self.output_scale.device))
+
+
+AnyCorrection = Correction | SlotCorrection
 
 
 class SlotPart(nn.Module):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,6 +92,11 @@ class SolverSpec:
         if not any(one.hidden for one in self.fields):
             return None
         return np.flatnonzero(np.concatenate([np.full(one.size, not one.hidden) for one in self.fields]))
+
+    @property
+    def shown(self) -> SolverSpec:
+        """The same without the hidden fields."""
+        return dataclasses.replace(self, fields=tuple(one for one in self.fields if not one.hidden))
 
     @property
     def grid(self) -> tuple[int, ...]:
