@@ -59,11 +59,14 @@ class SlotCorrection(nn.Module):
         self.input_mean: Tensor
         self.input_scale: Tensor
         self.output_scale: Tensor
-        self._parts = {}
-        first_in = first_out = 0
+        self._parts, first_in, first_out = {}, 0, 0  # of each slot: its scales, the one shape of its inputs, that of its answer
         for slot in spec.slots:
-            self._parts[slot.name] = (first_in, first_out)
-            first_in, first_out = first_in + len(slot.inputs), first_out + len(slot.outputs)
+            ins, outs = slice(first_in, first_in + len(slot.inputs)), slice(first_out, first_out + len(slot.outputs))
+            shapes, answers = ({one.shape for one in kind} for kind in (slot.inputs, slot.outputs))
+            shape = next(iter(shapes)) if len(shapes) == 1 else None
+            answer = (len(slot.outputs), *next(iter(answers))) if len(answers) == 1 else ()
+            self._parts[slot.name] = (ins, outs, shape, answer)
+            first_in, first_out = ins.stop, outs.stop
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,19 +105,20 @@ class SlotCorrection(nn.Module):
     def apply_slot(self, slot: Slot, seen: Tensor) -> Tensor:
         """One slot's tendencies, (B, m) -> (B, m'); see `forward`."""
         network = self.network[slot.name] if len(self.slots) > 1 else self.network  # type: ignore[index]
-        first_in, first_out = self._parts[slot.name]
-        u = seen.to(self.dtype)
-        views = []
-        for i, (one, part) in enumerate(zip(slot.inputs, u.split([one.size for one in slot.inputs], -1), strict=True)):
-            view = (part - self.input_mean[first_in + i]) / self.input_scale[first_in + i]
-            views.append(view.view(-1, *one.shape))
-        if len({one.shape for one in slot.inputs}) == 1:
-            output = network(torch.stack(views, 1))
+        ins, outs, shape, answer = self._parts[slot.name]
+        u, members = seen.to(self.dtype), seen.shape[0]
+        if shape is not None:
+            x = (u.view(members, len(slot.inputs), -1) - self.input_mean[ins, None]) / self.input_scale[ins, None]
+            output = network(x.view(members, len(slot.inputs), *shape))
         else:
-            output = network({one.name: view for one, view in zip(slot.inputs, views, strict=True)})
-        scales = self.output_scale[first_out : first_out + len(slot.outputs)]
-        return torch.cat([(part * scale).to(seen.dtype) for part, scale in
-                          zip(_outputs(output, slot, len(seen)), scales, strict=True)], -1)
+            fields = zip(slot.inputs, u.split([one.size for one in slot.inputs], -1), self.input_mean[ins], self.input_scale[ins],
+                         strict=True)
+            output = network({one.name: ((part - mean) / scale).view(-1, *one.shape) for one, part, mean, scale in fields})
+        if isinstance(output, Tensor) and output.shape == (members, *answer):
+            tendency = output.reshape(members, len(slot.outputs), -1) * self.output_scale[outs, None]
+            return tendency.view(members, -1).to(seen.dtype)
+        parts = [part * scale for part, scale in zip(_outputs(output, slot, members), self.output_scale[outs], strict=True)]
+        return torch.cat(parts, -1).to(seen.dtype)
 
     @torch.no_grad()
     def fit_normalisation(self, seen: Any, tendencies: Any = None) -> None:
