@@ -114,7 +114,7 @@ class SolverSpec:
         """
         views, start = {}, 0
         for one in self.fields:
-            views[one.name] = states[..., start : start + one.size].reshape(*states.shape[:-1], *one.shape)
+            views[one.name] = states[..., start : start + one.size].reshape((*states.shape[:-1], *one.shape))
             start += one.size
         return views
 

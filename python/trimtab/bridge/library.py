@@ -42,10 +42,10 @@ class Library:
         path = Path(path)
         if not path.is_file():
             raise ConfigError(f"There is no library {path} in {Path.cwd()}: build it with make, and call trimtab where the TOML is.")
-        private = surroundings.folder / path.name
-        shutil.copy(path, private)
+        self.private = surroundings.folder / path.name
+        shutil.copy(path, self.private)
         try:
-            self._dll = ctypes.PyDLL(str(private))
+            self._dll = ctypes.PyDLL(str(self.private))
         except OSError as error:
             missing = re.search(r"undefined symbol: (\S+)", str(error))
             why = f"the symbol {missing[1]} is in none of its sources: add the file or library that holds it" if missing else str(error)
@@ -134,6 +134,10 @@ class Library:
     def calls(self) -> int:
         """Calls of all slots since the library was loaded."""
         return int(self._calls(b""))
+
+    def address(self, name: str) -> int:
+        """Where a procedure or variable of the library stands."""
+        return ctypes.cast(self._dll[name], _POINTER).value or 0
 
     def check(self) -> None:
         """Raise what the adapter or a slot refused, and forget it.

@@ -30,6 +30,7 @@ class Surroundings:
     Attributes:
         folder: the scratch folder, gone when this object is.
         log: what the code printed.
+        copied: names of the files in it that were given.
 
     Raises:
         ConfigError: a file that is not there, not in the list, or no namelist.
@@ -39,8 +40,10 @@ class Surroundings:
         self.folder = Path(tempfile.mkdtemp(prefix=f"trimtab-{name}-"))
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.log = self.folder / "trimtab.log"
+        self.copied: list[str] = []
         for one in dict.fromkeys([*files, *([stdin] if stdin else []), *namelist]):
             path = Path(one)
+            self.copied.append(path.name)
             if path.is_dir():
                 shutil.copytree(path, self.folder / path.name)
             elif path.is_file():
@@ -51,6 +54,11 @@ class Surroundings:
             _patch(self.folder / Path(file).name, groups)
         self._stdin = os.open(self.folder / Path(stdin).name if stdin else os.devnull, os.O_RDONLY)
         self._log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Of the standard input and of the log."""
+        return self._stdin, self._log
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
