@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
@@ -21,12 +22,14 @@ class Hidden:
     on_step = None
     has_adjoint = False
 
-    def __init__(self, library: str, kind: int = 0, end: int = 0, dt: float = 0.01, steps_told: bool = True):
+    def __init__(self, library: str, kind: int = 0, dt: float = 0.01, seen: bool = False, thread: bool = False):
         self.library = ctypes.CDLL(library)
-        self.library.lopen(kind, end)
+        self.library.lopen(kind)
         field = Field("u", "three numbers", "1", ("i",), (3,))
         self.spec = SolverSpec("hidden", dt, 1, (field,), parameters={"kind": kind})
-        self.steps_told = steps_told
+        self.seen = seen
+        if thread:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
 
     def advance(self, u0: Any, steps: int, *, correction: Any = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: str = "raise") -> Window:
@@ -39,16 +42,19 @@ class Hidden:
                 for _ in range(stride):
                     self._step(correction)
                 self.library.lget(_address(states[step + 1, member]))
-                if self.on_step is not None and self.steps_told:
+                if self.on_step is not None:
                     self.on_step(step + 1)
         h = stride * self.spec.dt
         finite = np.isfinite(states).all(2)
         failed = np.where(finite.all(0), 0, finite.argmin(0) * stride)
-        return Window(states, time + h * np.arange(steps + 1), h, failed)
+        inputs = np.concatenate([states[:-1], np.ones((steps, len(start), 1))], 2) if self.seen else None
+        return Window(states, time + h * np.arange(steps + 1), h, failed, inputs)
 
     def _step(self, correction: Any) -> None:
         force = np.zeros(3)
         if correction is not None:
+            import torch  # a second, that workers without a correction save
+
             now = np.empty((1, 3))
             self.library.lget(_address(now))
             with torch.no_grad():
@@ -66,22 +72,29 @@ class Hidden:
         return sorted(path.name for path in Path().iterdir())
 
     def threads(self) -> int:
-        return torch.get_num_threads()
+        return int(sys.modules["torch"].get_num_threads())
+
+    def deterministic(self) -> bool:
+        return sys.modules["torch"].are_deterministic_algorithms_enabled()
+
+    def variable(self, name: str) -> str:
+        return os.environ[name]
 
     def close(self) -> None:
-        Path("closed").touch()
+        self.library.lclose()
+        print("closed")
 
 
 def _address(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def stopping(**_: Any) -> Any:
+def stopping() -> Any:
     """An opener that ends the process."""
     print("no licence", flush=True)
     os._exit(4)
 
 
-def refusing(**_: Any) -> Any:
+def refusing(year: int) -> Any:
     """An opener that raises."""
-    raise ValueError("no such year")
+    raise LookupError(f"no forcing for {year}")

@@ -48,9 +48,24 @@ A solver may offer, to be told or to tell:
 `load_private_copy` loads a library several times into one process.
 """
 
-from trimtab.isolation.copies import load_private_copy
-from trimtab.isolation.image import LibraryImage
-from trimtab.isolation.imaged import ImagedSolver
-from trimtab.isolation.isolated import IsolatedSolver, open_isolated
+from __future__ import annotations
 
-__all__ = ["ImagedSolver", "IsolatedSolver", "LibraryImage", "load_private_copy", "open_isolated"]
+import importlib
+from typing import Any
+
+# Imported when first used: a worker imports this package, too, and may do without torch.
+_HOME = {
+    "open_isolated": "trimtab.isolation.isolated",
+    "IsolatedSolver": "trimtab.isolation.isolated",
+    "ImagedSolver": "trimtab.isolation.imaged",
+    "LibraryImage": "trimtab.isolation.image",
+    "load_private_copy": "trimtab.isolation.copies",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trimtab.isolation' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

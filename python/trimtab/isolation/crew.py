@@ -34,7 +34,7 @@ class Task:
     where: Callable[[], tuple[str, int | None, int | None]]
 
 
-Outcome = ch.Answer | SolverStopped | None
+Outcome = ch.Answer | SolverStopped
 
 
 @dataclass
@@ -75,14 +75,14 @@ class Crew:
         for index in range(len(self._workers)):
             self._workers[index] = self._start()
         try:
-            ready = self._ready(0)
+            _, ready = self._ready(0)
         except BaseException:
             self.kill()
             raise
         assert ready is not None
         return ready
 
-    def run(self, tasks: Sequence[Task], mirror: Mirror | None, keep_going: bool) -> list[Outcome]:
+    def run(self, tasks: Sequence[Task], mirror: Mirror | None, keep_going: bool) -> list[Outcome | None]:
         """Do tasks, task i in lane i modulo the number of lanes.
 
         Args:
@@ -94,7 +94,7 @@ class Crew:
         Returns:
             What became of each: an answer, or how its process stopped; None for one that was not begun.
         """
-        outcomes: list[Outcome] = [None] * len(tasks)
+        outcomes: list[Outcome | None] = [None] * len(tasks)
         queues = [deque(range(lane, len(tasks), self.lanes)) for lane in range(self.lanes)]
         running: dict[int, _Running] = {}
         last = len(tasks)
@@ -111,7 +111,7 @@ class Crew:
                         running[number] = begun
                 for index, outcome in self._wait(running, tasks):
                     outcomes[index] = outcome
-                    if (isinstance(outcome, SolverStopped) and not keep_going) or (isinstance(outcome, ch.Answer) and outcome.failure):
+                    if not keep_going if isinstance(outcome, SolverStopped) else outcome.failure is not None:
                         last = min(last, index)
         except BaseException:  # an interrupt, or a worker that could not be replaced: nothing may run on behind it
             for one in {id(one.worker): one.worker for one in running.values()}.values():
@@ -132,35 +132,36 @@ class Crew:
             if worker is not None:
                 worker.close()
 
-    def _ready(self, slot: int) -> ch.Ready | None:
+    def _ready(self, slot: int) -> tuple[WorkerProcess, ch.Ready | None]:
+        """A worker that has opened its solver, started anew if there is none."""
         worker = self._workers[slot]
         if worker is None:
             worker = self._workers[slot] = self._start()
         try:
-            return worker.wait_ready(None if self.timeout is None else max(self.timeout, _SLOWEST_START))
+            return worker, worker.wait_ready(None if self.timeout is None else max(self.timeout, _SLOWEST_START))
         except BaseException:
             self._drop(worker)
             raise
 
     def _begin(self, index: int, task: Task, mirror: Mirror | None) -> tuple[int, _Running]:
+        """Send a task to its lane; a worker that ended since its last job is replaced."""
         slot = 0 if self.opening.fork else index % self.lanes
+        worker, _ = self._ready(slot)
+        try:
+            return self._send(worker, index, task, mirror)
+        except OSError:
+            self._drop(worker)
+        worker, _ = self._ready(slot)
+        return self._send(worker, index, task, mirror)
+
+    def _send(self, worker: WorkerProcess, index: int, task: Task, mirror: Mirror | None) -> tuple[int, _Running]:
         self._number += 1
-        for attempt in range(2):
-            self._ready(slot)
-            worker = self._workers[slot]
-            assert worker is not None
-            place = self.scratch.reserve("member") if self.opening.fork else worker.place
-            start = place.log.stat().st_size if place.log.exists() else 0
-            try:
-                if mirror is not None and mirror.file is not None and worker.version != mirror.version:
-                    worker.channel.send(ch.Correct(mirror.structure, mirror.size), [mirror.file])
-                    worker.version = mirror.version
-                worker.channel.send(task.job(self._number, str(place.folder)), [task.file])
-                break
-            except OSError:  # it ended between two jobs, and is replaced
-                self._drop(worker)
-                if attempt:
-                    raise
+        if mirror is not None and mirror.file is not None and worker.version != mirror.version:
+            worker.channel.send(ch.Correct(mirror.structure, mirror.size), [mirror.file])
+            worker.version = mirror.version
+        place = self.scratch.reserve("member") if self.opening.fork else worker.place
+        start = place.log.stat().st_size if place.log.exists() else 0
+        worker.channel.send(task.job(self._number, str(place.folder)), [task.file])
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         return self._number, _Running(worker, index, place, start, deadline)
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 _OPENING = os.O_CREAT | os.O_EXCL | os.O_TRUNC
@@ -75,11 +74,17 @@ def _reopen(file: int, path: Path, prepared: Path, folder: Path) -> None:
     os.close(own)
 
 
-def flush_output() -> None:
-    """Write out what C and gfortran hold back of the files they write."""
-    ctypes.CDLL(None).fflush(None)
-    for path in loaded_libraries("libgfortran"):
-        ctypes.CDLL(path)._gfortran_flush_i4(None)
+class Output:
+    """What C and gfortran hold back of the files they write; made when the solver's libraries are loaded."""
+
+    def __init__(self) -> None:
+        self._flush = [ctypes.CDLL(None).fflush]
+        self._flush += [ctypes.CDLL(path)._gfortran_flush_i4 for path in loaded_libraries("libgfortran")]
+
+    def flush(self) -> None:
+        """Write it out, all files of the process."""
+        for function in self._flush:
+            function(None)
 
 
 def loaded_libraries(prefix: str = "") -> list[str]:
@@ -91,7 +96,3 @@ def loaded_libraries(prefix: str = "") -> list[str]:
     paths = dict.fromkeys(line.split(maxsplit=5)[5] for line in lines if line.count("/") and ".so" in line)
     return [path for path in paths if Path(path).name.startswith(prefix)]
 
-
-def kept_files(before: Collection[int]) -> dict[int, str]:
-    """Files that are open now and were not before."""
-    return {file: path for file, path in open_files().items() if file not in before}

@@ -36,7 +36,8 @@ class Place:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(start if start < size else 0, size - _BYTES))
             text = file.read().decode(errors="replace")
-        return "\n".join(text.splitlines()[-_LINES:]).strip()
+        lines = [line for line in text.splitlines() if not line.startswith("Extension modules:")]  # of Python's fault handler
+        return "\n".join(lines[-_LINES:]).strip()
 
 
 class Scratch:

@@ -83,7 +83,7 @@ class LibraryImage:
                     start = max(start, (base + sum(relro)) // _PAGE * _PAGE)
                 spans += [(max(start, low), min(stop, high)) for low, high in writable if low < stop and high > start]
         self._spans = [(-(-start // 8) * 8, stop // 8 * 8) for start, stop in spans if stop - start >= 8]
-        self._memory = [np.frombuffer((ctypes.c_uint64 * ((stop - start) // 8)).from_address(start), np.uint64)
+        self._memory = [np.ctypeslib.as_array((ctypes.c_uint64 * ((stop - start) // 8)).from_address(start))
                         for start, stop in self._spans]
         self.save()
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.errors import ConfigError, SolverError
-from trimtab.isolation.descriptors import loaded_libraries
+from trimtab.isolation.descriptors import loaded_libraries, open_files
 from trimtab.isolation.image import LibraryImage
 from trimtab.isolation.traces import Traces, gfortran_generators
 from trimtab.solver import OnBlowUp
@@ -34,13 +34,14 @@ class ImagedSolver:
         inner: the solver, just opened: what it is now is what each rollout begins with.
         libraries: paths of its shared objects.
         verify: run a few steps twice before the first rollout, and refuse when the bits differ.
+        others: open files that are not the solver's.
 
     Raises:
         ConfigError: no library; not Linux.
     """
 
-    def __init__(self, inner: Any, libraries: Iterable[str], verify: bool = True):
-        self.inner = inner
+    def __init__(self, inner: Any, libraries: Iterable[str], verify: bool = True, others: Iterable[str] = ()):
+        self.inner, self._others = inner, frozenset(others)
         self._images = [LibraryImage(path) for path in libraries]
         if not self._images:
             raise ConfigError("snapshot = \"image\" found no shared object that the opener has loaded: name it in libraries.")
@@ -60,7 +61,7 @@ class ImagedSolver:
         Raises:
             ConfigError: a name that fits no loaded library.
         """
-        before = set(loaded_libraries())
+        before, others = set(loaded_libraries()), open_files().values()
         inner = opener()
         loaded = loaded_libraries()
         for name in libraries:
@@ -71,7 +72,7 @@ class ImagedSolver:
         else:
             chosen = [path for path in loaded if path not in before and not path.startswith(_SYSTEM)
                       and not any(one in path for one in _OTHERS) and not Path(path).name.startswith(_RUNTIMES)]
-        return cls(inner, chosen, verify)
+        return cls(inner, chosen, verify, others)
 
     @property
     def spec(self) -> SolverSpec:
@@ -139,7 +140,7 @@ class ImagedSolver:
     def _compare(self, run: Callable[[], Window]) -> None:
         """Two equal short rollouts; different bits mean hidden state elsewhere."""
         first = run()
-        traces = Traces()
+        traces = Traces(self._others)
         second = run()
         if same_bits(first, second):
             return

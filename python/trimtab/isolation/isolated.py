@@ -104,7 +104,7 @@ class IsolatedSolver:
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} = {value!r} must be a whole number above 0.")
         if fork and (snapshot != "none" or threads != 1 or not Path("/proc/self/fd").exists()):
-            raise ConfigError("isolation = \"fork\" needs Linux and threads = 1, and leaves nothing for snapshot = \"image\" to do.")
+            raise ConfigError("isolation = \"fork\" needs Linux and threads = 1, and snapshot \"none\": it is one.")
         if timeout < 0:
             raise ConfigError(f"timeout = {timeout} must be seconds, or 0 for no limit.")
         self._places = Scratch(folder, files, links, stdin, keep)
@@ -266,7 +266,7 @@ class _Rollout:
 
         return Task(job, file, where)
 
-    def _settle(self, outcomes: list[Outcome], states: np.ndarray, failed: np.ndarray,
+    def _settle(self, outcomes: list[Outcome | None], states: np.ndarray, failed: np.ndarray,
                 done: np.ndarray) -> tuple[list[int], np.ndarray]:
         """Raise the first failure, or mark members whose process stopped; widths of recorded inputs, members that stopped."""
         widths, stopped = [], np.zeros(len(failed), bool)
@@ -282,7 +282,7 @@ class _Rollout:
         return widths, stopped
 
 
-def _value(outcome: Outcome) -> Any:
+def _value(outcome: Outcome | None) -> Any:
     """What a job returned; raises what it raised."""
     if isinstance(outcome, SolverStopped):
         raise outcome

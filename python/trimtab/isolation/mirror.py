@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -147,24 +146,19 @@ def _tensor(memory: memoryview, place: Place) -> Tensor:
 
 
 def torch_settings() -> Settings:
-    """What of torch's global state decides the bits of a network."""
+    """What of torch's global state decides the bits of a network, as plain words and numbers."""
     return (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-            torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled)
+            str(torch.get_default_dtype()).removeprefix("torch."), torch.get_float32_matmul_precision(),
+            torch.backends.mkldnn.enabled)
 
 
-def apply_settings() -> Callable[[Settings], None]:
-    """A function that puts such settings in force, and does nothing when they are."""
-    now = torch_settings()
-
-    def apply(wanted: Settings) -> None:
-        nonlocal now
-        if wanted != now:
-            deterministic, warn_only, filled, dtype, precision, mkldnn = now = wanted
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-            torch.set_default_dtype(dtype)
-            torch.set_float32_matmul_precision(precision)
-            torch.backends.mkldnn.enabled = mkldnn
-
-    return apply
+def apply_settings(wanted: Settings) -> None:
+    """Put such settings in force."""
+    if wanted != torch_settings():
+        deterministic, warn_only, filled, dtype, precision, mkldnn = wanted
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        torch.set_default_dtype(getattr(torch, dtype))
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.mkldnn.enabled = mkldnn

@@ -16,15 +16,21 @@ _NOTABLE = 65536  # bytes of heap; Python's own comings and goings stay below
 
 @dataclass
 class Traces:
-    """What is outside of the image, at one moment."""
+    """What is outside of the image, at one moment.
 
+    Args:
+        others: files that are no concern of the solver's.
+    """
+
+    others: frozenset[str] = frozenset()
     files: dict[int, tuple[str, int]] = field(default_factory=positions)
     random: list[bytes] = field(default_factory=lambda: [one.state() for one in gfortran_generators()])
-    heap: int = field(default_factory=lambda: heap_bytes())
     runtimes: list[LibraryImage] = field(default_factory=lambda: [LibraryImage(one) for one in runtime_libraries()])
+    heap: int = field(default_factory=lambda: heap_bytes())  # after all that takes some
 
     def changes(self) -> list[str]:
         """What has changed since, in words."""
+        grown = heap_bytes() - self.heap
         found = []
         now = positions()
         for file, (path, position) in now.items():
@@ -35,10 +41,12 @@ class Traces:
         found += [f"{path} was closed" for file, (path, _) in self.files.items() if file not in now]
         if self.random != [one.state() for one in gfortran_generators()]:
             found.append("gfortran's random numbers were drawn")
-        grown = heap_bytes() - self.heap
         if grown > _NOTABLE:
             found.append(f"the heap grew by {grown / 1024:.0f} kB")
         found += [f"static memory of {one.path.rpartition('/')[2]} changed" for one in self.runtimes if one.changed()]
+        held = sorted({path for file, (path, _) in now.items() if file > 2} - self.others)
+        if held and not found:
+            found.append(f"open files are not put back: {', '.join(held)}")
         return found
 
 

@@ -24,10 +24,9 @@ import numpy as np
 
 from trimtab.errors import ConfigError, SolverError
 from trimtab.isolation import channel as ch
-from trimtab.isolation.descriptors import flush_output, make_private
+from trimtab.isolation.descriptors import Output, make_private
 from trimtab.isolation.imaged import ImagedSolver, innermost
 from trimtab.isolation.memory import WindowMemory, grow, mapped, pack, unpack
-from trimtab.isolation.mirror import apply_settings, attach
 
 _PLAIN = (bool, int, float, str, tuple)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -58,7 +57,7 @@ def main(end: int, life: int) -> None:
         server.serve()
     with contextlib.suppress(Exception):  # nobody is there to be told
         solver.close()
-    flush_output()
+    server.output.flush()
 
 
 def open_inner(opener: str, options: dict[str, Any], snapshot: str, libraries: tuple[str, ...], verify: bool) -> Any:
@@ -102,7 +101,7 @@ class _Worker:
     def __init__(self, channel: ch.Channel, solver: Any):
         self.channel, self.solver = channel, solver
         self.correction: Any = None
-        self.apply = apply_settings()
+        self.output = Output()
 
     def serve(self) -> None:
         """Until the parent closes."""
@@ -114,10 +113,12 @@ class _Worker:
                 self.correct(message, files[0])
             else:
                 self.channel.send(self.done(message, files[0]))
-                flush_output()
+                self.output.flush()
 
     def correct(self, message: ch.Correct, file: int) -> None:
         """A new correction; one that cannot be built is refused when it is used."""
+        from trimtab.isolation.mirror import attach  # torch: a second, that a solver without a correction saves
+
         try:
             self.correction = attach(message.structure, file, message.size)
         except Exception as error:
@@ -126,7 +127,10 @@ class _Worker:
     def done(self, job: ch.Job, file: int) -> ch.Answer:
         """Do a job."""
         try:
-            self.apply(job.settings)
+            if "torch" in sys.modules:
+                from trimtab.isolation.mirror import apply_settings
+
+                apply_settings(job.settings)
             value = self._advance(job, file) if isinstance(job, ch.Advance) else self._call(job, file)
             return ch.Answer(job.number, value)
         except Exception as error:
@@ -209,11 +213,11 @@ class _Forking(_Worker):
         if threads > 1:
             os.close(file)
             error = SolverError(f"The prepared process has {threads} threads, and a forked copy would have one: keep the "
-                                "solver's code from starting threads (OMP_NUM_THREADS is 1 here), or set isolation = \"process\".")
+                                "solver's code from starting threads, or set isolation = \"process\".")
             self.channel.send(ch.Answer(job.number, failure=ch.Failure.of(error)))
             return
         gc.freeze()  # what is there now is never collected in a child, which would copy its pages
-        flush_output()  # or every child would write it once more
+        self.output.flush()  # or every child would write it once more
         reading, writing = os.pipe()
         process = os.fork()
         if process == 0:
@@ -233,7 +237,7 @@ class _Forking(_Worker):
             folder = Path(job.folder)
             make_private(folder, folder.with_suffix(".log"))
             answer = pickle.dumps(self.done(job, file), pickle.HIGHEST_PROTOCOL)
-            flush_output()
+            self.output.flush()
             with open(writing, "wb") as pipe:
                 pipe.write(answer)
             code = 0
