@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import signal
@@ -110,6 +111,9 @@ def test_windows_stay_as_they_were_when_the_next_one_is_made(workers):
     workers.advance(2 * starts(), 5)
     assert np.array_equal(first.states, kept)
     first.states[0] = 7.0  # they are the caller's own
+    files = len(os.listdir("/proc/self/fd"))
+    many = [workers.advance(starts(1), 1) for _ in range(20)]
+    assert len(os.listdir("/proc/self/fd")) == files and len(many) == 20  # none is held by a window
 
 
 def test_a_fork_begins_as_it_was_opened(forked):
@@ -349,6 +353,7 @@ def test_each_instance_has_its_own_place(workers, inputs):
 
 
 def test_closing_leaves_nothing(inputs, tmp_path):
+    gc.collect()
     shared, files = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))
     solver = IsolatedSolver(OPENER, {"library": str(inputs / "libhidden.so")}, folder=tmp_path)
     solver.advance(starts(2), 3, correction=network())

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import pickle
 import tempfile
+import weakref
 from typing import Any
 
 import numpy as np
 
 _ALIGN = 64
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 def anonymous_file(size: int) -> int:
@@ -26,8 +32,20 @@ def anonymous_file(size: int) -> int:
 
 
 def mapped(file: int, size: int) -> memoryview:
-    """The first bytes of such a file, shared with every process that maps it; lives as long as what refers to it."""
-    return memoryview(mmap.mmap(file, max(1, size)))
+    """The first bytes of such a file, shared with every process that maps it; lives as long as what refers to it.
+
+    By the C library, because Python's mmap keeps a descriptor open for each mapping, and a process may have 1024.
+
+    Raises:
+        MemoryError: the system has no room for it.
+    """
+    size = max(1, size)
+    address = _LIBC.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise MemoryError(f"{size} bytes of shared memory cannot be mapped: {os.strerror(ctypes.get_errno())}.")
+    held = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(held, _LIBC.munmap, address, size).atexit = False
+    return memoryview(held).cast("B")
 
 
 def aligned(size: int) -> int:
