@@ -16,9 +16,9 @@ from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.config import solver_namelists
-from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError
+from trimtab.errors import ConfigError, InputError, SolverError
 from trimtab.networks import network_dtype
-from trimtab.solver import OnBlowUp, whole_steps
+from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
 
@@ -56,12 +56,8 @@ class FortranSolver:
         self._fill(correction)
         with torch.no_grad():  # not inference mode: what a network makes at its first call must serve in the sweep, too
             api.advance(self._handle, steps * stride, stride, time, states, failed)
-        if failed.any() and on_blow_up == "raise":
-            members = np.flatnonzero(failed)
-            raise BlowUpError(
-                f"The solver {self.spec.solver} left the finite numbers at inner step {int(failed[members].min())} "
-                f"of {steps * stride} ({members.size} of {failed.size} members, the first is {int(members[0])}): "
-                "shorten dt, or check the correction's scale.", failed)
+        if on_blow_up == "raise":
+            refuse_blow_up(self.spec, failed, steps * stride)
         h = stride * self.spec.dt
         return Window(states, time + h * np.arange(steps + 1), h, failed)
 
