@@ -160,8 +160,8 @@ def _size(recipe: Recipe) -> int:
 
 def _initial(recipe: Recipe, solver: Solver, run: int, generator: np.random.Generator) -> np.ndarray:
     spec = solver.spec
-    if not recipe.initial and hasattr(solver, "initial"):
-        return _own_initial(recipe, solver.initial, spec, run, generator)
+    if not recipe.initial and hasattr(solver, "initial_state"):
+        return _own_initial(recipe, solver.initial_state(), spec, run, generator)
     if not recipe.initial:
         if len(spec.grid) != 2:
             raise ConfigError(f"reference.initial is empty: give the {spec.size} numbers of an initial state of "

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,34 @@ from trimtab.window import Window
 LARGEST = 1e30  # of a visible field; beyond, a member has blown up (real32 ends at 3e38)
 
 
-class CoupledSolver:
+class SlotViews:
+    """What a gradient and an offline phase ask of a solver with slots; needs `spec`, `weight` and `advance`."""
+
+    spec: SolverSpec
+    weight: SlotWeight
+    advance: Any
+
+    def slot_adjoint(self, u: torch.Tensor, lam: torch.Tensor, *, stride: int, steady: bool) -> torch.Tensor:
+        """See `gradient/adjoint.py` and `SlotWeight.transpose`."""
+        return self.weight.transpose(lam, stride, steady)
+
+    def slot_view(self, states: np.ndarray, tendencies: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+        """States and missing tendencies as the networks of the slots see and return them.
+
+        Args:
+            states: (B, N) float64.
+            tendencies: (B, N), what an outer step of `stride` inner steps misses, per unit of time.
+            stride: see above.
+
+        Returns:
+            (B, M) inputs at these states, by one inner step of the code, and (B, M') outputs.
+        """
+        window = self.advance(states, 1, correction=_Nothing(self.spec), on_blow_up="mark")
+        assert window.inputs is not None
+        return window.inputs[0], self.weight.outputs(tendencies, stride)
+
+
+class CoupledSolver(SlotViews):
     """A code with an adapter, in this process; one instance a library copy, members one after the other.
 
     Args:
@@ -33,11 +60,12 @@ class CoupledSolver:
         library: the shared library.
         files, stdin, namelist: see `Surroundings`.
         weight: how the slot's outputs enter the state, as `trimtab couple check` wrote it; see `SlotWeight`.
+        alone: this process is the code's own: its folder, standard input and output are used as they are.
         options: what the adapter takes with trimtab_option.
 
     Attributes:
         spec: what the adapter says.
-        initial: (1, N) float64, the code's own state after its set-up.
+        on_step: called with the number of outer steps done, when it is set.
         surroundings: where it runs; `surroundings.log` holds what it printed.
 
     Raises:
@@ -45,9 +73,10 @@ class CoupledSolver:
     """
 
     def __init__(self, name: str, *, library: str, files: Sequence[str] = (), stdin: str = "",
-                 namelist: Mapping[str, Any] | None = None, weight: Mapping[str, Any] | None = None, **options: Any):
+                 namelist: Mapping[str, Any] | None = None, weight: Mapping[str, Any] | None = None, alone: bool = False,
+                 **options: Any):
         configure_runtime()
-        self.surroundings = Surroundings(name, files, stdin, namelist or {})
+        self.surroundings = Surroundings(name, files, stdin, namelist or {}, alone=alone)
         try:
             self.library = Library(library, self.surroundings)
             with self.surroundings.entered():
@@ -56,8 +85,8 @@ class CoupledSolver:
                 self.spec = _spec(name, described)
                 _check_options(name, options, described["options"])
                 self.library.shake_hands(self.spec.size)
-                self.initial = np.empty((1, self.spec.size))
-                self.library.get_state(self.initial[0])
+                self._initial = np.empty((1, self.spec.size))
+                self.library.get_state(self._initial[0])
             self.weight = SlotWeight(self.spec, weight or {})
         except BaseException:
             self.surroundings.close()
@@ -66,6 +95,11 @@ class CoupledSolver:
         self._callbacks: dict[str, Callback] = {}
         self._filled: nn.Module | None = None
         self._closed = False
+        self.on_step: Callable[[int], None] | None = None
+
+    def initial_state(self) -> np.ndarray:
+        """(1, N) float64, the code's own state after its set-up."""
+        return self._initial.copy()
 
     def advance(self, u0: Any, steps: int, *, correction: nn.Module | None = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: OnBlowUp = "raise") -> Window:
@@ -90,6 +124,8 @@ class CoupledSolver:
                 self.library.set_state(start[member])
                 for step in range(steps):
                     self._step(states[step + 1, member], None if inputs is None else inputs[step, member], stride)
+                    if self.on_step is not None:
+                        self.on_step(step + 1)
                     if not self._sound(states[step + 1, member]):
                         states[step + 1 :, member] = np.nan
                         if inputs is not None:
@@ -104,25 +140,6 @@ class CoupledSolver:
                 f"step, or check the correction's scale{self.surroundings.said()}.", failed)
         h = stride * self.spec.dt
         return Window(states, time + h * np.arange(steps + 1), h, failed, inputs)
-
-    def slot_adjoint(self, u: torch.Tensor, lam: torch.Tensor, *, stride: int, steady: bool) -> torch.Tensor:
-        """See `gradient/adjoint.py` and `SlotWeight.transpose`."""
-        return self.weight.transpose(lam, stride, steady)
-
-    def slot_view(self, states: np.ndarray, tendencies: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """States and missing tendencies as the networks of the slots see and return them.
-
-        Args:
-            states: (B, N) float64.
-            tendencies: (B, N), what an outer step of `stride` inner steps misses, per unit of time.
-            stride: see above.
-
-        Returns:
-            (B, M) inputs at these states, by one inner step of the code, and (B, M') outputs.
-        """
-        window = self.advance(states, 1, correction=_Nothing(self.spec), on_blow_up="mark")
-        assert window.inputs is not None
-        return window.inputs[0], self.weight.outputs(tendencies, stride)
 
     def close(self) -> None:
         """Forget the code; a second call does nothing. What it allocated stays allocated, as the library stays loaded."""
@@ -177,6 +194,45 @@ class CoupledSolver:
             callbacks[slot.name] = one = Callback(correction if part is None else part(slot.name), outputs)
             self.library.fill(slot.name, one.address, one.context, one.bytes)
         self._callbacks, self._filled = callbacks, correction
+
+
+class IsolatedCode(SlotViews):
+    """A `CoupledSolver` in processes of its own; what the gradient asks is answered here.
+
+    Args:
+        inner: an `IsolatedSolver` or `ImagedSolver` over it.
+        weight: see `SlotWeight`.
+    """
+
+    def __init__(self, inner: Any, weight: Mapping[str, Any]):
+        self.inner, self.spec = inner, inner.spec
+        try:
+            self.weight = SlotWeight(self.spec, weight)
+        except BaseException:
+            inner.close()
+            raise
+
+    def advance(self, u0: Any, steps: int, **options: Any) -> Window:
+        """See `Solver.advance` and `CoupledSolver.advance`."""
+        window: Window = self.inner.advance(u0, steps, **options)
+        return window
+
+    def initial_state(self) -> np.ndarray:
+        """See `CoupledSolver.initial_state`."""
+        return np.asarray(self.inner.initial_state())
+
+    def close(self) -> None:
+        """End the processes; a second call does nothing."""
+        self.inner.close()
+
+    def __reduce__(self) -> Any:
+        raise SolverError("An open solver cannot be copied or sent to another process: open one there with the same options.")
+
+    def __enter__(self) -> IsolatedCode:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
 class _Nothing(nn.Module):

@@ -26,6 +26,7 @@ class Surroundings:
         files: files and folders that are copied into it.
         stdin: the one of them that the code reads as standard input; "" for an empty one.
         namelist: file -> group -> variable -> value, changed in the copies.
+        alone: the current folder is the scratch folder already, and what the process prints is the code's.
 
     Attributes:
         folder: the scratch folder, gone when this object is.
@@ -36,12 +37,14 @@ class Surroundings:
         ConfigError: a file that is not there, not in the list, or no namelist.
     """
 
-    def __init__(self, name: str, files: Sequence[str], stdin: str, namelist: Mapping[str, Any]):
-        self.folder = Path(tempfile.mkdtemp(prefix=f"trimtab-{name}-"))
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+    def __init__(self, name: str, files: Sequence[str], stdin: str, namelist: Mapping[str, Any], *,
+                 alone: bool = False):
+        self._alone = alone
+        self.folder = Path.cwd() if alone else Path(tempfile.mkdtemp(prefix=f"trimtab-{name}-"))
+        self._finalizer = weakref.finalize(self, _remove, None if alone else self.folder)
         self.log = self.folder / "trimtab.log"
         self.copied: list[str] = []
-        for one in dict.fromkeys([*files, *([stdin] if stdin else []), *namelist]):
+        for one in dict.fromkeys([*files, *([stdin] if stdin else [])]):
             path = Path(one)
             self.copied.append(path.name)
             if path.is_dir():
@@ -50,8 +53,16 @@ class Surroundings:
                 shutil.copy(path, self.folder / path.name)
             else:
                 raise ConfigError(f"There is no file {one!r} in {Path.cwd()}; mend solver.files, stdin or namelist.")
-        for file, groups in namelist.items():
-            _patch(self.folder / Path(file).name, groups)
+        for one, groups in namelist.items():
+            if Path(one).name not in self.copied:
+                raise ConfigError(f"solver.namelist changes {one!r}, which is in neither solver.files nor stdin: name it there.")
+            _patch(self.folder / Path(one).name, groups)
+        if alone:
+            self._stdin = self._log = -1
+            if stdin:
+                with open(self.folder / Path(stdin).name, "rb") as file:
+                    os.dup2(file.fileno(), 0)
+            return
         self._stdin = os.open(self.folder / Path(stdin).name if stdin else os.devnull, os.O_RDONLY)
         self._log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -63,6 +74,9 @@ class Surroundings:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """The process stands in the scratch folder, reads its standard input from the file and prints into the log."""
+        if self._alone:
+            yield
+            return
         sys.stdout.flush()
         sys.stderr.flush()
         before, kept = os.getcwd(), [os.dup(one) for one in (0, 1, 2)]
@@ -86,10 +100,15 @@ class Surroundings:
 
     def close(self) -> None:
         """Remove the folder."""
-        for one in (self._stdin, self._log):
-            with contextlib.suppress(OSError):
-                os.close(one)
-        self._finalizer()
+        if self._finalizer.detach() and not self._alone:
+            os.close(self._stdin)
+            os.close(self._log)
+            _remove(self.folder)
+
+
+def _remove(folder: Path | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _patch(path: Path, groups: Any) -> None:

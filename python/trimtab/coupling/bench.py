@@ -17,7 +17,7 @@ from trimtab.slot_correction import slot_sizes
 from trimtab.state import SolverSpec
 
 DEVELOP = 21  # steps after which a state counts as developed: odd, so that alternating flags stand the other way
-HERE = ("isolation", "snapshot", "instances", "weight")  # keys of [solver] that a look from inside leaves out
+HERE = ("isolation", "snapshot", "instances", "timeout", "weight")  # keys of [solver] that a look from inside leaves out
 
 
 class Given(nn.Module):
@@ -65,14 +65,14 @@ class Bench:
         options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
         if "library" not in options:
             raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no library.")
-        self.solver: Any = trimtab.open_solver(experiment.solver.name, **options)
+        self.solver: Any = trimtab.open_solver(experiment.solver.name, isolation="none", **options)
         self.spec: SolverSpec = self.solver.spec
         self.stride = experiment.training.stride
 
     @cached_property
     def state(self) -> np.ndarray:
         """(1, N) a developed state."""
-        return np.ascontiguousarray(self.solver.advance(self.solver.initial, 1, stride=DEVELOP).states[1])
+        return np.ascontiguousarray(self.solver.advance(self.solver.initial_state(), 1, stride=DEVELOP).states[1])
 
     def run(self, state: np.ndarray, steps: int, *, stride: int = 1, outputs: np.ndarray | None = None,
             noop: bool = False) -> np.ndarray:
