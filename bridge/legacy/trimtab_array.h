@@ -15,6 +15,7 @@
 enum { RANK = CFI_MAX_RANK + 1, WORD = 128, MOST_FIELDS = 512, MOST_SLOTS = 16, MOST_PORTS = 32, MOST_OPTIONS = 256 };
 typedef enum { NONE, REAL4, REAL8, INT1, INT2, INT4, INT8, BOOL1, BOOL4, BOOL8, TEXT } kind_t;
 static const char *KIND[] = {"", "real32", "real64", "int8", "int16", "int32", "int64", "bool", "bool", "bool", "text"};
+static const int WIDTH[] = {0, 4, 8, 1, 2, 4, 8, 1, 4, 8, 1};
 
 /* An array as the compiler describes it; a complex number is one more dimension, of 2. */
 typedef struct { char *base; kind_t kind; int rank; int64_t size, extent[RANK], stride[RANK]; } array_t;

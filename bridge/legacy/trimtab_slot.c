@@ -123,6 +123,9 @@ static void put_items(char *text, int64_t room, int64_t *at, const char *key, co
         put_word(text, room, at, "units", list[i].units);
         put_word(text, room, at, "dims", list[i].dims);
         put_word(text, room, at, "kind", KIND[list[i].array.kind]);
+        int64_t span = WIDTH[list[i].array.kind];
+        for (int k = 0; k < list[i].array.rank; k++) span += (list[i].array.extent[k] - 1) * list[i].array.stride[k];
+        put(text, room, at, "\"address\": %lld, \"span\": %lld, ", (long long)(intptr_t)list[i].array.base, (long long)span);
         put(text, room, at, "\"hidden\": %s, \"shape\": [", list[i].hidden ? "true" : "false");
         for (int k = 0; k < list[i].array.rank; k++) put(text, room, at, "%s%lld", k ? ", " : "", (long long)list[i].array.extent[k]);
         put(text, room, at, "]}");

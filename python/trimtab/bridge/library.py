@@ -139,6 +139,10 @@ class Library:
         """Where a procedure or variable of the library stands."""
         return ctypes.cast(self._dll[name], _POINTER).value or 0
 
+    def spans(self) -> list[tuple[int, int]]:
+        """Addresses, from and up to, of the memory that the described fields lie in."""
+        return [(one["address"], one["address"] + one["span"]) for one in self.describe()["fields"]]
+
     def check(self) -> None:
         """Raise what the adapter or a slot refused, and forget it.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from trimtab.errors import ConfigError
 from trimtab.slot_correction import slot_sizes
 from trimtab.state import SolverSpec
 
+SLOW = 0.05   # seconds a step
 DEVELOP = 21  # steps after which a state counts as developed: odd, so that alternating flags stand the other way
 HERE = ("isolation", "snapshot", "instances", "timeout", "weight")  # keys of [solver] that a look from inside leaves out
 
@@ -72,7 +74,15 @@ class Bench:
     @cached_property
     def state(self) -> np.ndarray:
         """(1, N) a developed state."""
-        return np.ascontiguousarray(self.solver.advance(self.solver.initial_state(), 1, stride=DEVELOP).states[1])
+        began = time.perf_counter()
+        state = np.ascontiguousarray(self.solver.advance(self.solver.initial_state(), 1, stride=DEVELOP).states[1])
+        self._step_seconds = (time.perf_counter() - began) / DEVELOP
+        return state
+
+    @property
+    def slow(self) -> bool:
+        """Whether a step takes so long that the checks make do with fewer."""
+        return self.state is not None and self._step_seconds > SLOW
 
     def run(self, state: np.ndarray, steps: int, *, stride: int = 1, outputs: np.ndarray | None = None,
             noop: bool = False) -> np.ndarray:

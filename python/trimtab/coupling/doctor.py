@@ -26,7 +26,7 @@ from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
 CHECKS = ("description", "files", "empty slot", "restart", "weight", "gradient", "memory", "cost", "blow-up")
-PATIENCE = 300.0  # seconds that one check may take
+PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150
 
