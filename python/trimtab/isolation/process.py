@@ -53,7 +53,7 @@ class WorkerProcess:
         try:
             with open(scratch.stdin or os.devnull, "rb") as stdin, self.place.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [os.fsdecode(spawn.get_executable()), "-c", _START, path, str(there.fileno()), str(life)], stdin=stdin,
+                    [os.fsdecode(spawn.get_executable()), "-u", "-c", _START, path, str(there.fileno()), str(life)], stdin=stdin,
                     stdout=log, stderr=log, cwd=self.place.folder, env=own, pass_fds=(there.fileno(), life), process_group=0)
         except OSError as error:
             os.close(self._life)

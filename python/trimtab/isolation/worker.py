@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 import pickle
+import resource
 import selectors
 import signal
 import socket
@@ -42,16 +43,18 @@ def main(end: int, life: int) -> None:
     for file in (end, life):
         os.set_inheritable(file, False)  # a program that the solver's code starts must not hold them
     _die_with_parent(life)
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)  # old codes have large automatic arrays
+    with contextlib.suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_STACK, (most, most))
     faulthandler.enable()  # a crash leaves Python's stack in the log, too
     channel = ch.Channel(socket.socket(fileno=end))
     request, _ = channel.receive()
     try:
         solver = open_inner(request.opener, request.options, request.snapshot, request.libraries, request.verify)
-        ready = describe(solver)
+        channel.send(describe(solver))
     except Exception as error:
         channel.send(ch.Failure.of(error))
         return
-    channel.send(ready)
     server = _Forking(channel, solver) if request.fork else _Worker(channel, solver)
     with contextlib.suppress(EOFError):
         server.serve()
@@ -241,6 +244,8 @@ class _Forking(_Worker):
             with open(writing, "wb") as pipe:
                 pipe.write(answer)
             code = 0
+        except SystemExit as error:  # of Python code in the solver
+            code = error.code if isinstance(error.code, int) else error.code is not None
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
