@@ -367,6 +367,17 @@ def test_closing_leaves_nothing(inputs, tmp_path):
         solver.advance(starts(1), 1)
 
 
+def test_what_is_to_be_kept_is_kept(inputs, tmp_path):
+    options = {"library": str(inputs / "libhidden.so")}
+    with IsolatedSolver(OPENER, options, isolation="fork", folder=tmp_path, keep=True, files=[inputs / "forcing.txt"]) as solver:
+        solver.advance(starts(2), 3)
+        assert solver.where()[0] != solver.processes[0]
+    folders = sorted(path.name for path in solver.scratch.iterdir() if path.is_dir())
+    assert folders == ["member-2", "member-3", "member-4", "member-5", "member-6", "worker-1"]  # two compared, two run, a call
+    assert (solver.scratch / "worker-1.log").read_text() == "closed\n"
+    assert all((solver.scratch / name / "forcing.txt").exists() for name in folders)
+
+
 def test_memory_does_not_grow(workers, forked):
     for solver, rollouts in ((workers, 150), (forked, 5)):
         measured = []
@@ -433,6 +444,7 @@ def test_a_fork_wants_one_thread(inputs):
 def test_an_image_covers_static_memory(here, kind):
     solver = here(kind, snapshot="image")
     whole = solver.advance(starts(), 9)
+    assert solver.times_restored == 5 + 2  # each member, and two rollouts that were compared first
     assert equal(whole, solver.advance(starts(), 9))
     assert np.array_equal(whole.states[:, 3], solver.advance(starts()[3:4], 9).states[:, 0])
     fresh = here(kind).advance(starts(1), 9)

@@ -73,7 +73,8 @@ class IsolatedSolver:
         isolation: "process" or "fork".
         snapshot: "none" or "image" (in each worker).
         instances: members run at once; in "fork" mode from one prepared process.
-        group: members handed to the solver in one call.
+        group: members handed to the solver in one call; above 1 for a solver that advances them as a batch, or the second
+            begins with what the first one left, snapshot or not.
         threads: of torch and OpenMP in a worker; 1 in "fork" mode.
         timeout: seconds that a rollout of one group, or another call, may take; 0 for any.
         folder: under which a folder for this solver is made; None for a temporary one.

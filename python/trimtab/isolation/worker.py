@@ -73,13 +73,15 @@ def open_inner(opener: str, options: dict[str, Any], snapshot: str, libraries: t
     if not colon or not attribute or name in ("", "__main__"):
         raise ConfigError(f"The opener {opener!r} must be \"package.module:function\" of a module that another process can "
                           "import.")
-    try:
-        function = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"The opener {opener!r} cannot be imported: {error}.") from error
-    if snapshot != "image":
+
+    def open_solver() -> Any:
+        try:
+            function = getattr(importlib.import_module(name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"The opener {opener!r} cannot be imported: {error}.") from error
         return function(**options)
-    return ImagedSolver.opened(lambda: function(**options), libraries, verify)
+
+    return ImagedSolver.opened(open_solver, name, libraries, verify) if snapshot == "image" else open_solver()
 
 
 def describe(solver: Any) -> ch.Ready:
