@@ -21,6 +21,8 @@ import torch
 import trimtab
 from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError, SolverStopped
 from trimtab.isolation import IsolatedSolver, load_private_copy, open_isolated
+from trimtab.isolation.channel import Failure
+from trimtab.isolation.mirror import Mirror, attach
 
 HERE = Path(__file__).parent / "isolation"
 OPENER = "hidden_case:Hidden"
@@ -174,6 +176,44 @@ def test_every_change_of_a_network_is_seen(workers, here):
 
 def double(module, arguments, output):
     return 2 * output
+
+
+def test_a_module_is_the_same_on_the_other_side():
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last), torch.nn.BatchNorm2d(4))
+    net[0].bias.requires_grad_(False)
+    net.tied, net.empty = net[0].weight, torch.empty(0, 3)
+    net.register_buffer("spread", torch.ones(1, 3).expand(2, 3))  # one number for many: it travels by value
+    mirror = Mirror()
+    mirror.update(net)
+    other = attach(mirror.structure, os.dup(mirror.file), mirror.size)
+    assert list(other.state_dict()) == list(net.state_dict()) and other.tied is other[0].weight
+    for one, two in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two) and one.dtype == two.dtype and one.stride() == two.stride()
+    assert [one.requires_grad for one in other.parameters()] == [one.requires_grad for one in net.parameters()]
+    version = mirror.version
+    with torch.no_grad():
+        net[0].weight.mul_(3.0)
+    mirror.update(net)
+    assert mirror.version == version and torch.equal(other[0].weight, net[0].weight)
+    net.train(False)
+    mirror.update(net)
+    assert mirror.version == version + 1
+    mirror.close()
+
+
+class Awkward(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def test_exceptions_travel():
+    steps = np.array([0, 3])
+    back = Failure.of(BlowUpError("It blew up.", steps)).exception()
+    assert type(back) is BlowUpError and np.array_equal(back.steps, steps) and str(back) == "It blew up."
+    back = Failure.of(SolverStopped("It stopped.", 1, 2, -6, "text", Path("log"))).exception()
+    assert (back.member, back.step, back.code, back.output, back.log) == (1, 2, -6, "text", Path("log"))
+    back = Failure.of(Awkward(1, 2)).exception()
+    assert type(back) is SolverError and "Awkward: 1 and 2" in str(back)
 
 
 def test_training_through_workers_is_training_here(workers, here):
@@ -367,11 +407,13 @@ def test_closing_leaves_nothing(inputs, tmp_path):
         solver.advance(starts(1), 1)
 
 
-def test_what_is_to_be_kept_is_kept(inputs, tmp_path):
+def test_what_is_to_be_kept_is_kept(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")  # as under mpirun
     options = {"library": str(inputs / "libhidden.so")}
     with IsolatedSolver(OPENER, options, isolation="fork", folder=tmp_path, keep=True, files=[inputs / "forcing.txt"]) as solver:
         solver.advance(starts(2), 3)
-        assert solver.where()[0] != solver.processes[0]
+        with pytest.raises(KeyError, match="OMPI_COMM_WORLD_RANK"):
+            solver.variable("OMPI_COMM_WORLD_RANK")
     folders = sorted(path.name for path in solver.scratch.iterdir() if path.is_dir())
     assert folders == ["member-2", "member-3", "member-4", "member-5", "member-6", "worker-1"]  # two compared, two run, a call
     assert (solver.scratch / "worker-1.log").read_text() == "closed\n"
