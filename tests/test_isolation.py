@@ -409,8 +409,11 @@ def test_closing_leaves_nothing(inputs, tmp_path):
 
 def test_what_is_to_be_kept_is_kept(inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")  # as under mpirun
+    (tmp_path / "large.bin").write_bytes(bytes(100))
+    (tmp_path / "large.bin").chmod(0o444)
     options = {"library": str(inputs / "libhidden.so")}
-    with IsolatedSolver(OPENER, options, isolation="fork", folder=tmp_path, keep=True, files=[inputs / "forcing.txt"]) as solver:
+    with IsolatedSolver(OPENER, options, isolation="fork", folder=tmp_path, keep=True,
+                        files=[inputs / "forcing.txt", tmp_path / "large.bin"]) as solver:
         solver.advance(starts(2), 3)
         with pytest.raises(KeyError, match="OMPI_COMM_WORLD_RANK"):
             solver.variable("OMPI_COMM_WORLD_RANK")
@@ -418,6 +421,7 @@ def test_what_is_to_be_kept_is_kept(inputs, tmp_path, monkeypatch):
     assert folders == ["member-2", "member-3", "member-4", "member-5", "member-6", "worker-1"]  # two compared, two run, a call
     assert (solver.scratch / "worker-1.log").read_text() == "closed\n"
     assert all((solver.scratch / name / "forcing.txt").exists() for name in folders)
+    assert [(solver.scratch / name / "large.bin").is_symlink() for name in folders] == [True] * 5 + [False]
 
 
 def test_memory_does_not_grow(workers, forked):
