@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -108,13 +109,17 @@ class IsolatedSolver:
             raise ConfigError("isolation = \"fork\" needs Linux and threads = 1, and snapshot \"none\": it is one.")
         if timeout < 0:
             raise ConfigError(f"timeout = {timeout} must be seconds, or 0 for no limit.")
+        opening = ch.Open(opener, dict(options), fork, snapshot, tuple(libraries), verify)
+        try:
+            pickle.dumps(opening)
+        except Exception as error:
+            raise ConfigError(f"The solver's options cannot be sent to another process ({type(error).__name__}: {error}): give "
+                              "numbers, text and paths, and have the opener make the rest.") from error
         self._places = Scratch(folder, files, links, stdin, keep)
         self.scratch = self._places.base
-        self._settings = {"isolation": isolation, "snapshot": snapshot, "group": group}
         self._fork, self._group, self._mirror = fork, group, Mirror()
         self._verify = verify and fork  # an image verifies itself, in each worker
         self._lock, self._process = threading.Lock(), os.getpid()
-        opening = ch.Open(opener, dict(options), fork, snapshot, tuple(libraries), verify)
         self._crew = Crew(opening, self._places, instances, environment or {}, threads, timeout or None)
         self._finalizer = weakref.finalize(self, _end, self._crew, self._places, self._mirror, os.getpid())
         try:

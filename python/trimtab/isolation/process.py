@@ -48,7 +48,8 @@ class WorkerProcess:
         life, self._life = os.pipe()
         own = {name: value for name, value in os.environ.items()
                if not name.startswith(_LAUNCHER) or name.startswith("OMPI_ALLOW")}
-        own |= dict.fromkeys(_THREADS, str(threads)) | {"GFORTRAN_UNBUFFERED_PRECONNECTED": "y"} | dict(environment)
+        own |= dict.fromkeys(_THREADS, str(threads)) | {"GFORTRAN_UNBUFFERED_PRECONNECTED": "y"}
+        own |= {name: str(value) for name, value in environment.items()}
         path = json.dumps([str(Path(one).absolute()) for one in sys.path])
         try:
             with open(scratch.stdin or os.devnull, "rb") as stdin, self.place.log.open("ab") as log:

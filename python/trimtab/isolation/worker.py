@@ -279,8 +279,8 @@ def _die_with_parent(life: int) -> None:
     Not PR_SET_PDEATHSIG: it strikes when the thread ends that started the worker. And no thread that waits: a process is
     forked safely while it has one.
     """
-    if not sys.platform.startswith("linux"):  # there SIGIO is ignored by default
-        signal.signal(signal.SIGIO, lambda *_: os._exit(1))
+    linux = sys.platform.startswith("linux")
+    signal.signal(signal.SIGIO, signal.SIG_DFL if linux else lambda *_: os._exit(1))  # elsewhere it is ignored by default
     fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     with selectors.DefaultSelector() as selector:
