@@ -22,7 +22,7 @@ from trimtab.coupling.checks import check_empty_slot, check_gradient
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight, write_weight
 from trimtab.config import load_experiment
-from trimtab.errors import BlowUpError, ConfigError
+from trimtab.errors import BlowUpError, ConfigError, SolverStopped
 
 LEGACY = Path(__file__).parent / "legacy"
 MODULE = """
@@ -121,6 +121,7 @@ def open_ring(ring: Path) -> Iterator[Callable[..., Any]]:
 
 def bench_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
     return Bench(load_experiment("spin.toml"))
 
 
@@ -204,11 +205,22 @@ def test_processes_give_the_same_bits(open_ring):
 
 def test_a_blow_up_is_found_and_marked(open_ring):
     solver = open_ring()
-    push = Given(solver.spec, np.full(48, 1e305))
+    push = Given(solver.spec, np.full(48, 1e34))  # finite still, and no tracer
     with pytest.raises(BlowUpError, match="left the finite numbers"):
         solver.advance(solver.initial_state(), 50, correction=push)
     window = solver.advance(solver.initial_state(), 50, correction=push, on_blow_up="mark")
     assert window.failed_step[0] > 0 and np.isnan(window.states[-1]).all()
+
+
+def test_a_stop_ends_its_process_alone(open_ring):
+    """This code says STOP at the first NaN; in this process that would end the tests with code 0."""
+    solver = open_ring(isolation="process")
+    push = Given(solver.spec, np.full(48, np.nan))
+    with pytest.raises(SolverStopped, match="spin: NaN"):
+        solver.advance(solver.initial_state(), 5, correction=push)
+    window = solver.advance(solver.initial_state(), 5, correction=push, on_blow_up="mark")
+    assert window.failed_step[0] > 0 and np.isnan(window.states[-1]).all()
+    assert np.isfinite(solver.advance(solver.initial_state(), 5).states).all()
 
 
 def test_the_gradient_of_one_step_is_exact(open_ring):
