@@ -17,11 +17,11 @@ from torch import nn
 
 import trimtab
 from trimtab.bridge.templates import lay_down
+from trimtab.config import load_experiment
 from trimtab.coupling.bench import Bench, Given
 from trimtab.coupling.checks import check_empty_slot, check_gradient
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight, write_weight
-from trimtab.config import load_experiment
 from trimtab.errors import BlowUpError, ConfigError, SolverStopped
 
 LEGACY = Path(__file__).parent / "legacy"
