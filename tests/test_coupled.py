@@ -5,6 +5,7 @@ main program."""
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -265,3 +266,19 @@ def test_a_silently_changed_kind_is_refused(tmp_path):
     folder = build(tmp_path / "spin", flags="-O2 -freal-8-real-4")
     with pytest.raises(ConfigError, match="of kind real32, where Python has"):
         trimtab.open_solver("spin", library=str(folder / "libspin.so"), isolation="none", files=[str(folder / "spin.nml")])
+
+
+def test_an_interrupt_ends_a_rollout_within_a_step(open_ring):
+    solver = open_ring()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            solver.advance(solver.initial_state(), 1, stride=10**9)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert np.isfinite(solver.advance(solver.initial_state(), 2).states).all()
