@@ -385,6 +385,15 @@ def test_each_instance_has_its_own_place(workers, inputs):
     assert workers.variable("YEAR") == "1979" and workers.variable("OMP_NUM_THREADS") == "1"
 
 
+def test_a_log_does_not_grow_for_ever(workers, monkeypatch):
+    log = workers._crew._workers[0].place.log
+    monkeypatch.setattr("trimtab.isolation.folder.LONGEST_LOG", log.stat().st_size - 1)
+    workers.say("once")
+    assert log.read_text() == "once\n"
+    workers.say("twice")
+    assert log.read_text() == "once\ntwice\n"
+
+
 def test_closing_leaves_nothing(inputs, tmp_path):
     gc.collect()
     shared, files = set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd"))

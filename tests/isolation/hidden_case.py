@@ -81,6 +81,9 @@ class Hidden:
     def deterministic(self) -> bool:
         return sys.modules["torch"].are_deterministic_algorithms_enabled()
 
+    def say(self, text: str) -> None:
+        print(text)
+
     def variable(self, name: str) -> str:
         return os.environ[name]
 

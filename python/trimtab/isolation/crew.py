@@ -160,7 +160,7 @@ class Crew:
             worker.channel.send(ch.Correct(mirror.structure, mirror.size), [mirror.file])
             worker.version = mirror.version
         place = self.scratch.reserve("member") if self.opening.fork else worker.place
-        start = place.log.stat().st_size if place.log.exists() else 0
+        start = self.scratch.log_position(place)
         worker.channel.send(task.job(self._number, str(place.folder)), [task.file])
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         return self._number, _Running(worker, index, place, start, deadline)

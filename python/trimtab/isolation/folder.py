@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trimtab.errors import ConfigError
 
+LONGEST_LOG = 2**24  # bytes, after which a log begins anew, unless everything is kept
 KEPT_FAILURES = 5  # folders of instances that stopped, kept to be looked at; of more the logs alone
 _LINES, _BYTES = 20, 4000
 
@@ -95,6 +96,14 @@ class Scratch:
         self._made += 1
         folder = self.base / f"{name}-{self._made}"
         return Place(folder, folder.with_suffix(".log"))
+
+    def log_position(self, place: Place) -> int:
+        """Where in an instance's log the output of its next job will begin; a log that has grown long begins anew."""
+        size = place.log.stat().st_size if place.log.exists() else 0
+        if size > LONGEST_LOG and not self._keep:
+            os.truncate(place.log, 0)  # it is opened to append
+            return 0
+        return size
 
     def release(self, place: Place, failed: bool = False) -> bool:
         """Remove what an instance left, unless it is to be kept; True when it is still there."""
