@@ -70,6 +70,12 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     if any(one.check == "restart" and one.state == "bad" for one in findings):
         findings = [Finding(one.check, "note", "cannot be told while a restart differs", "see restart")
                     if one.check == "empty slot" and one.state == "bad" else one for one in findings]
+    options = experiment.solver.options
+    if options.get("isolation") == "fork" or options.get("snapshot") == "image":
+        findings = [Finding(one.check, "note", one.found, "every rollout begins with what the code remembered when it was "
+                                                          "opened, so "
+                            "that it repeats; a truth run in one go had that memory from its own past")
+                    if one.check == "restart" and one.state == "bad" else one for one in findings]
     order = {name: number for number, name in enumerate(CHECKS)}
     return sorted(findings, key=lambda one: next((order[name] for name in CHECKS if one.check.startswith(name)), 0))
 
