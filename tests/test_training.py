@@ -363,6 +363,28 @@ def test_nothing_trained_is_lost_when_the_solver_stops(place, whole, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_solver_that_stops_in_its_own_process(place, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "isolation")
+    short = ("offline.steps=0", "training.epochs=2", "training.batch=8", "training.steps_per_epoch=2",
+             "training.validate_windows=4", "reference.snapshots=30")
+    opened = []
+
+    def opener(name, **options):
+        if options["beta"]:  # the truth
+            return trimtab.open_solver(name, **options)
+        opened.append(trimtab.open_isolated("sinking:Sinking", {"name": name, **options}, isolation="fork", verify=False))
+        return opened[-1]
+
+    result = Trainer(small(*short), tmp_path / "drop", open_solver=opener).fit()
+    assert result.status == "finished" and 0 < result.dropped < 2 * 2 * 8 and result.skipped == 0
+    assert "exit code 0" in (tmp_path / "drop" / "log.txt").read_text()
+    with pytest.raises(SolverStopped, match="too far"):
+        Trainer(small(*short, "training.on_blow_up=stop"), tmp_path / "stop", open_solver=opener).fit()
+    assert (tmp_path / "stop" / "last.pt").exists()
+    for solver in opened:
+        solver.close()
+
+
 def test_a_gradient_that_is_not_finite_is_never_stepped_on(place, tmp_path, monkeypatch):
     original, count = Online.loss, 0
 

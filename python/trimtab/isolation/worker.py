@@ -132,10 +132,7 @@ class _Worker:
     def done(self, job: ch.Job, file: int) -> ch.Answer:
         """Do a job."""
         try:
-            if "torch" in sys.modules:
-                from trimtab.isolation.mirror import apply_settings
-
-                apply_settings(job.settings)
+            _apply(job.settings)
             value = self._advance(job, file) if isinstance(job, ch.Advance) else self._call(job, file)
             return ch.Answer(job.number, value)
         except Exception as error:
@@ -214,6 +211,7 @@ class _Forking(_Worker):
         return not isinstance(message, ch.Close)
 
     def _fork(self, job: ch.Job, file: int) -> None:
+        _apply(job.settings)  # here, not in each child: torch imports its compiler for it, which takes seconds
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:
             os.close(file)
@@ -264,6 +262,14 @@ class _Forking(_Worker):
         del self.children[number]
         status = os.waitpid(process, 0)[1]
         self.channel.send(pickle.loads(answer) if answer and not status else ch.Answer(number, status=status))
+
+
+def _apply(settings: tuple[Any, ...]) -> None:
+    """Put the parent's settings of torch in force; without torch there is nothing to set."""
+    if "torch" in sys.modules:
+        from trimtab.isolation.mirror import apply_settings
+
+        apply_settings(settings)
 
 
 def _recorder(done: np.ndarray, members: slice) -> Callable[[int], None]:
