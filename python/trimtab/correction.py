@@ -17,6 +17,7 @@ from trimtab.networks import network_dtype
 from trimtab.state import SolverSpec
 
 FEATURES = ("q", "psi", "u", "v")
+SLOTS = ("eager", "compiled")
 
 
 class Correction(nn.Module):
@@ -35,9 +36,12 @@ class Correction(nn.Module):
             (input - mean) / scale.
         output_scale: one number a component, or one for all; the tendency is scale * output, in the state's unit per
             unit of time.
+        slot: how a Fortran solver calls it: "eager" through Python, or "compiled": by AOTInductor, once a structure, without
+            Python at every call; the same numbers up to rounding (`bridge/compiled.py`). Gradients differentiate this module
+            in either case, at the same parameters.
 
     Raises:
-        ConfigError: unknown features, features without a grid, a normalisation of another length or a scale of 0.
+        ConfigError: an unknown slot; unknown features, features without a grid, a normalisation of another length or a scale of 0.
     """
 
     def __init__(
@@ -49,8 +53,12 @@ class Correction(nn.Module):
         input_mean: Sequence[float] | float = 0.0,
         input_scale: Sequence[float] | float = 1.0,
         output_scale: Sequence[float] | float = 1.0,
+        slot: str = "eager",
     ):
         super().__init__()
+        if slot not in SLOTS:
+            raise ConfigError(f"slot = {slot!r} must be one of {', '.join(SLOTS)}.")
+        self.slot = slot
         self.network = network
         self.grid = spec.grid if len(spec.grid) == 2 else None
         self.size = spec.size

@@ -14,10 +14,11 @@ from torch import nn
 
 from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
+from trimtab.bridge.compiled import Compiled
 from trimtab.bridge.runtime import configure_runtime
+from trimtab.bridge.slot import slot_function
 from trimtab.config import solver_namelists
-from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError
-from trimtab.networks import network_dtype
+from trimtab.errors import BlowUpError, ConfigError, CorrectionError, InputError, SolverError
 from trimtab.solver import OnBlowUp, whole_steps
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
@@ -56,7 +57,7 @@ class FortranSolver:
         self._handle = api.open_handle(*solver_namelists(name, options))
         self._finalizer = weakref.finalize(self, api.close_handle, self._handle)
         api.set_interrupt(self._handle, _CHECK_SIGNALS or 0)
-        self._callback: Callback | None = None
+        self._filling: Callback | Compiled | None = None
         described = json.loads(api.describe(self._handle))
         self.spec, self.has_adjoint = _spec(described), bool(described["adjoint"])
 
@@ -70,9 +71,14 @@ class FortranSolver:
         states = np.empty((steps + 1, *start.shape))
         states[0] = start
         failed = np.zeros(start.shape[0], dtype=np.int64)
-        self._fill(correction)
-        with torch.no_grad():  # not inference mode: what a network makes at its first call must serve in the sweep, too
-            api.advance(self._handle, steps * stride, stride, time, states, failed)
+        self._fill(correction, start)
+        try:
+            with torch.no_grad():  # not inference mode: what a network makes at its first call must serve in the sweep, too
+                api.advance(self._handle, steps * stride, stride, time, states, failed)
+        except CorrectionError as error:
+            if isinstance(self._filling, Compiled):
+                raise CorrectionError(f"In the solver's slot, {self._filling.message.rstrip('.')}.") from error
+            raise
         if failed.any() and on_blow_up == "raise":
             members = np.flatnonzero(failed)
             raise BlowUpError(
@@ -138,7 +144,7 @@ class FortranSolver:
     def close(self) -> None:
         """Close the Fortran solver; a second call does nothing."""
         self._finalizer()
-        self._callback = None
+        self._filling = None
 
     def __reduce__(self) -> Any:
         raise SolverError("An open solver cannot be copied or sent to another process: open one there with the same options.")
@@ -149,21 +155,16 @@ class FortranSolver:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _fill(self, correction: nn.Module | None) -> None:
-        """Leave in the slot what this run needs; a callback is made once a module and precision."""
-        callback = self._callback
-        if correction is None:
-            wanted = None
-        elif callback is not None and callback.module is correction and callback.dtype == network_dtype(correction):
-            wanted = callback
-        else:
-            wanted = Callback(correction)
-        if wanted is not callback:
+    def _fill(self, correction: nn.Module | None, start: np.ndarray) -> None:
+        """Leave in the slot what this run needs."""
+        present = self._filling
+        wanted = None if correction is None else slot_function(correction, torch.from_numpy(start), present)
+        if wanted is not present:
             if wanted is None:
                 api.set_correction(self._handle, 0, 0, 8)
             else:
                 api.set_correction(self._handle, wanted.address, wanted.context, wanted.bytes)
-            self._callback = wanted
+            self._filling = wanted
 
 
 def _spec(text: dict[str, Any]) -> SolverSpec:

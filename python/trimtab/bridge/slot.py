@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""What fills a slot: the module itself behind a Python callback, or its compiled form, as the module's attribute `slot` says.
+
+Whoever fills a slot, of a solver here or of a coupled code, asks `slot_function` before every run, and hands the solver the answer's
+(address, context, bytes).
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.bridge.callback import Callback
+from trimtab.bridge.compile import NotCompiledError
+from trimtab.bridge.compiled import TOLERANCE, Compiled
+from trimtab.networks import network_dtype
+from trimtab.session import log
+
+# A module is compiled once in each of its modes; None where that failed, so that it is tried and told once.
+_compiled: WeakKeyDictionary[nn.Module, dict[object, Compiled | None]] = WeakKeyDictionary()
+
+
+def slot_function(module: nn.Module, states: Tensor, present: Callback | Compiled | None = None) -> Callback | Compiled:
+    """The function to fill a slot with.
+
+    Args:
+        module: (B, N) -> (B, M), a tendency; its attribute `slot` is "eager" (or missing) or "compiled".
+        states: (B, N) states of the run to come, on which a compiled form is held against the module when it is new.
+        present: what fills the slot now; returned when it still serves.
+
+    Returns:
+        A Callback or a Compiled; keep it alive as long as it fills the slot.
+
+    Raises:
+        ConfigError: the module works in neither float32 nor float64.
+    """
+    if getattr(module, "slot", "eager") == "compiled":
+        compiled = _compiled_form(module, states)
+        if compiled is not None:
+            return compiled
+    if isinstance(present, Callback) and present.module is module and present.dtype == network_dtype(module):
+        return present
+    return Callback(module)
+
+
+def _compiled_form(module: nn.Module, states: Tensor) -> Compiled | None:
+    forms = _compiled.setdefault(module, {})
+    mode = (network_dtype(module), states.shape[1], *(one.training for one in module.modules()))
+    try:
+        known = forms.get(mode)
+        if mode not in forms:
+            forms[mode] = None  # until it is known to work
+            known = Compiled(module, states.shape[1])
+            _trust(known, states)
+            forms[mode] = known
+        elif known is not None:
+            known.refresh()
+        return known
+    except NotCompiledError as error:
+        forms[mode] = None
+        log.warning("The correction is not compiled, it runs as it is: %s.", str(error).rstrip("."))
+        return None
+
+
+def _trust(compiled: Compiled, states: Tensor) -> None:
+    with torch.no_grad():
+        difference = compiled.compare(states)
+    if not difference <= TOLERANCE[compiled.dtype]:
+        raise NotCompiledError(f"its compiled form differs from it by {difference:.1e} of its largest answer, more than "
+                               f"{TOLERANCE[compiled.dtype]:.0e}")
