@@ -1,15 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A correction compiled by AOTInductor as the C function that fills a slot; no Python, no C++, nothing to link but dlopen.
  *
- * For a Fortran or C program (`trimtab export RUN` writes the folder, and a copy of this file into it):
- *
- *     int trimtab_load_compiled(const char *folder, void **function, void **context, int32_t *bytes, char *message, int64_t length);
- *     void trimtab_close_compiled(void *context);
- *
- * `function`, `context` and `bytes` are what a slot takes: `void *function(context, state, n, members, weight)` reads (members, n)
- * numbers of `bytes` bytes and returns the address of its answer, valid until its next call; null when it failed, and
- * `trimtab_compiled_message` has the sentence. Not for several threads at once with one context.
- *
  * Source: torch/csrc/inductor/aoti_runtime/interface.h and aoti_torch/c/shim.h, the C interface of torch 2.10 and newer. Enumerations
  * below are theirs.
  */
@@ -18,10 +9,11 @@
 #include <fenv.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "correction.h"
 
 #define SENTENCE 1024
 #define MOST_DIMENSIONS 16
@@ -61,8 +53,8 @@ typedef struct {
     tensor_t view, answer;
     size_t constants;
     pair_t *pairs;                    /* one a constant of the library; `tensor` null until it is given */
-    void *values;                     /* parameters read from a file; null when somebody else owns them */
-    char message[SENTENCE];
+    void *memory;                     /* freed at the end */
+    char message[SENTENCE], why[SENTENCE / 2];
 } compiled_t;
 
 static void say(char *message, int64_t length, const char *format, ...)
@@ -75,22 +67,22 @@ static void say(char *message, int64_t length, const char *format, ...)
     va_end(arguments);
 }
 
-/* What AOTInductor says of its last failure; torch before 2.13 says it on standard error alone. */
+/* The first line of what AOTInductor says of its last failure; torch before 2.13 says it on standard error alone. */
 static const char *reason(compiled_t *self)
 {
     const char *text = NULL;
-    if (self->last_error && self->last_error(&text) == 0 && text && *text)
-        return text;
-    return "see standard error";
+    if (!self->last_error || self->last_error(&text) || !text || !*text)
+        return "see standard error";
+    snprintf(self->why, sizeof self->why, "%.*s", (int)strcspn(text, "\n"), text);
+    return self->why;
 }
 
-/* Why the last call failed; "" when none did. */
 const char *trimtab_compiled_message(void *context)
 {
     return ((compiled_t *)context)->message;
 }
 
-/* Fills a slot; see the head of this file. Traps for floating-point exceptions are off while the network runs. */
+/* Traps for floating-point exceptions are off while the network runs. */
 void *trimtab_compiled_call(void *context, void *state, int64_t n, int64_t members, double weight)
 {
     compiled_t *self = context;
@@ -151,7 +143,11 @@ void *trimtab_compiled_call(void *context, void *state, int64_t n, int64_t membe
     return address;
 }
 
-/* Gives back all that an open correction holds; parameters that somebody else owns stay. */
+void trimtab_compiled_own(void *context, void *memory)
+{
+    ((compiled_t *)context)->memory = memory;
+}
+
 void trimtab_close_compiled(void *context)
 {
     compiled_t *self = context;
@@ -167,7 +163,7 @@ void trimtab_close_compiled(void *context)
         if (self->pairs[i].tensor)
             self->delete_tensor_object(self->pairs[i].tensor);
     free(self->pairs);
-    free(self->values);
+    free(self->memory);
     /* The libraries stay: libtorch keeps threads, and other corrections may come from the same file. */
     free(self);
 }
@@ -194,10 +190,23 @@ static void *open_torch(const char *folder, char *message, int64_t length)
     return torch;
 }
 
-/* Opens a library that AOTInductor made; `folder` is where libtorch lies, or null. Null and a sentence when that fails.
- * Parameters have to follow: trimtab_compiled_give for each, then trimtab_compiled_commit. */
-void *trimtab_compiled_open(const char *library, const char *folder, int64_t n, int64_t n_out, int32_t bytes, char *message,
-                            int64_t length)
+/* The C interface promises little across versions of torch: major and minor must be those it was compiled with. */
+static bool version_fits(compiled_t *self, const char *version, const char *library, char *message, int64_t length)
+{
+    uint64_t (*abi)(void) = NULL;
+    char found[64] = "?";
+    *(void **)&abi = dlsym(self->torch, "aoti_torch_abi_version");
+    if (abi)
+        snprintf(found, sizeof found, "%d.%d.", (int)(abi() >> 56), (int)(abi() >> 48 & 255));
+    if (!strncmp(found, version, strlen(found)))
+        return true;
+    say(message, length, "%s was compiled with torch %s and finds torch %s here: set TRIMTAB_TORCH, or export it again", library, version,
+        found);
+    return false;
+}
+
+void *trimtab_compiled_open(const char *library, const char *folder, const char *version, int64_t n, int64_t n_out, int64_t bytes,
+                            char *message, int64_t length)
 {
     compiled_t *self = calloc(1, sizeof *self);
     const char *missing = NULL, *name = NULL;
@@ -208,6 +217,8 @@ void *trimtab_compiled_open(const char *library, const char *folder, int64_t n, 
     self->dtype = bytes == 4 ? DTYPE_FLOAT32 : DTYPE_FLOAT64;
     self->torch = open_torch(folder, message, length);
     if (!self->torch)
+        goto failed;
+    if (!version_fits(self, version, library, message, length))
         goto failed;
     self->library = dlopen(library, RTLD_NOW | RTLD_LOCAL);
     if (!self->library) {
@@ -242,8 +253,6 @@ failed:
     return NULL;
 }
 
-/* Hands over the memory of one parameter or buffer, by the name it has in the torch module; row-major, and it must outlive the
- * correction: a change in place is seen by the next call. 0, or 1 and a sentence; a name the library does not use is no error. */
 int32_t trimtab_compiled_give(void *context, const char *name, void *data, int64_t dimensions, const int64_t *sizes, int64_t bytes)
 {
     compiled_t *self = context;
@@ -272,7 +281,6 @@ int32_t trimtab_compiled_give(void *context, const char *name, void *data, int64
     return 0;
 }
 
-/* Puts in force what was given. 0, or 1 and a sentence: a parameter is still missing. */
 int32_t trimtab_compiled_commit(void *context)
 {
     compiled_t *self = context;
@@ -295,143 +303,4 @@ int32_t trimtab_compiled_commit(void *context)
     }
     free(given);
     return failed;
-}
-
-/* The text of a whole file, ended by a null; its length without that. */
-static char *read_file(const char *folder, const char *name, int64_t *bytes)
-{
-    char path[4096];
-    FILE *file;
-    char *text = NULL;
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (!(file = fopen(path, "rb")))
-        return NULL;
-    if (fseek(file, 0, SEEK_END) == 0 && (*bytes = ftell(file)) >= 0 && fseek(file, 0, SEEK_SET) == 0) {
-        size_t room = ((size_t)*bytes / ALIGNMENT + 1) * ALIGNMENT;
-        text = aligned_alloc(ALIGNMENT, room);
-        if (text && fread(text, 1, (size_t)*bytes, file) != (size_t)*bytes) {
-            free(text);
-            text = NULL;
-        }
-        if (text)
-            text[*bytes] = 0;
-    }
-    fclose(file);
-    return text;
-}
-
-/* The value behind a key of manifest.json: keys there are unique and strings hold no escapes (export.py sees to that). */
-static const char *value_of(const char *json, const char *key)
-{
-    char quoted[128];
-    const char *at;
-    snprintf(quoted, sizeof quoted, "\"%s\":", key);
-    at = strstr(json, quoted);
-    return at ? at + strlen(quoted) + strspn(at + strlen(quoted), " ") : NULL;
-}
-
-static bool integer_of(const char *json, const char *key, int64_t *number)
-{
-    const char *at = value_of(json, key);
-    char *end = NULL;
-    if (at)
-        *number = strtoll(at, &end, 10);
-    return at && end != at;
-}
-
-static bool string_of(const char *json, const char *key, char *text, size_t room)
-{
-    const char *at = value_of(json, key);
-    size_t length = at && *at == '"' ? strcspn(at + 1, "\"") : room;
-    if (length >= room)
-        return false;
-    memcpy(text, at + 1, length);
-    text[length] = 0;
-    return true;
-}
-
-/* Whether this processor has the vectors that the library was compiled for; on others than x86 the loader has to tell. */
-static bool processor_fits(const char *capability)
-{
-#if defined(__x86_64__) && defined(__GNUC__)
-    if (strstr(capability, "AVX512"))
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    if (strstr(capability, "AVX2"))
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-    (void)capability;
-    return true;
-}
-
-/* parameters.bin: the 8 characters TRIMTABP, int64 count, then for each int64 length of its name, dimensions, bytes, sizes, the name and
- * the numbers, both filled up to a multiple of 64 bytes from the file's beginning. False when the file ends before that. */
-static bool give_all(compiled_t *self, char *file, int64_t length)
-{
-    int64_t at = 16, count = 0, head[3];
-    if (length < at || memcmp(file, "TRIMTABP", 8))
-        return say(self->message, SENTENCE, "it is not a file of parameters"), false;
-    memcpy(&count, file + 8, 8);
-    for (int64_t i = 0; i < count; i++) {
-        int64_t sizes[MOST_DIMENSIONS];
-        char name[512];
-        if (at + 24 > length)
-            return say(self->message, SENTENCE, "it is cut short"), false;
-        memcpy(head, file + at, 24);
-        at += 24;
-        if (head[0] < 1 || head[0] >= (int64_t)sizeof name || head[1] < 0 || head[1] > MOST_DIMENSIONS || head[2] < 0
-            || at + 8 * head[1] + head[0] + head[2] > length)
-            return say(self->message, SENTENCE, "it is cut short or damaged"), false;
-        memcpy(sizes, file + at, 8 * (size_t)head[1]);
-        at += 8 * head[1];
-        memcpy(name, file + at, (size_t)head[0]);
-        name[head[0]] = 0;
-        at = (at + head[0] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        if (at + head[2] > length)
-            return say(self->message, SENTENCE, "it is cut short"), false;
-        if (trimtab_compiled_give(self, name, file + at, head[1], sizes, head[2]))
-            return false;
-        at = (at + head[2] + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    }
-    return true;
-}
-
-/* Opens what `trimtab export` wrote. 0, or 1 and one sentence; see the head of this file. */
-int32_t trimtab_load_compiled(const char *folder, void **function, void **context, int32_t *bytes, char *message, int64_t length)
-{
-    char library[1024], path[4096], torch[2048], version[64] = "", capability[64] = "";
-    int64_t size = 0, n = 0, n_out = 0, kind = 0;
-    char *json = read_file(folder, "manifest.json", &size);
-    compiled_t *self = NULL;
-    bool complete;
-    *function = *context = NULL;
-    if (!json)
-        return say(message, length, "%s is not an exported correction, it has no manifest.json: give the --out of `trimtab export`", folder), 1;
-    complete = integer_of(json, "n", &n) && integer_of(json, "n_out", &n_out) && integer_of(json, "bytes", &kind)
-               && string_of(json, "library", library, sizeof library) && string_of(json, "torch_folder", torch, sizeof torch)
-               && string_of(json, "torch", version, sizeof version) && string_of(json, "processor", capability, sizeof capability);
-    free(json);
-    if (!complete || (kind != 4 && kind != 8))
-        return say(message, length, "%s/manifest.json is incomplete or damaged: export the correction again", folder), 1;
-    if (!processor_fits(capability))
-        return say(message, length, "%s was compiled for a processor with %s and this one has not: export it on this machine", folder,
-                   capability), 1;
-    snprintf(path, sizeof path, "%s/%s", folder, library);
-    self = trimtab_compiled_open(path, torch, n, n_out, (int32_t)kind, message, length);
-    if (!self)
-        return 1;
-    self->values = read_file(folder, "parameters.bin", &size);
-    if (!self->values) {
-        say(message, length, "%s/parameters.bin cannot be read", folder);
-    } else if (!give_all(self, self->values, size)) {
-        say(message, length, "%s/parameters.bin cannot be used: %s", folder, self->message);
-    } else if (trimtab_compiled_commit(self)) {
-        say(message, length, "%s", self->message);
-    } else {
-        *(void *(**)(void *, void *, int64_t, int64_t, double))function = trimtab_compiled_call;
-        *context = self;
-        *bytes = (int32_t)kind;
-        return 0;
-    }
-    trimtab_close_compiled(self);
-    return 1;
 }

@@ -27,13 +27,14 @@ ROWS = (
     ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
     ("offline", "online", "evaluation"),
     ("trainer", "scoring", "figures", "terminal"),
-    ("deploy", "report", "gradient_report"),
+    ("deploy", "report", "gradient_report", "export"),
+    ("embedded",),
     ("commands",),
     ("__main__",),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 # Those that open solvers by name do it through the face, `import trimtab`, which opens doors lazily.
-MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "report", "gradient_report", "commands",
+MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "report", "gradient_report", "export", "commands",
                     "__main__"}
 
 

@@ -27,6 +27,25 @@ CHUNK_BYTES = 2**25  # of states held at once
 PIECES = 50          # of a run, at least: between two the progress is told and the file is up to date
 
 
+def run_checkpoint(run: Run, checkpoint: str = "best") -> Path:
+    """The file of a run's checkpoint.
+
+    Args:
+        run: see `load_run`.
+        checkpoint: "best", "last" or "offline".
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: the run has no such checkpoint.
+    """
+    if checkpoint not in run.checkpoints:
+        there = ", ".join(run.checkpoints) or "none yet: let the training reach its first checkpoint"
+        raise CheckpointError(f"{run.folder} has no checkpoint {checkpoint!r}; there is {there}.")
+    return run.checkpoints[checkpoint]
+
+
 def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> Correction:
     """The correction a training left behind.
 
@@ -41,10 +60,7 @@ def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> Corr
     Raises:
         CheckpointError: the run has no such checkpoint, or it does not fit.
     """
-    if checkpoint not in run.checkpoints:
-        there = ", ".join(run.checkpoints) or "none yet: let the training reach its first checkpoint"
-        raise CheckpointError(f"{run.folder} has no checkpoint {checkpoint!r}; there is {there}.")
-    return load_correction(run.checkpoints[checkpoint], spec)
+    return load_correction(run_checkpoint(run, checkpoint), spec)
 
 
 def held_out_starts(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A compiled torch module as the C function that fills a slot: no Python in the hot path, parameters seen as they are trained.
 
-The C side is `bridge/compiled.c`. What it runs is the module's own graph (normalisation and features included), compiled by AOTInductor:
+The C side is `bridge/compiled.c`, its functions are described in `bridge/correction.h`. What it runs is the module's own graph (normalisation and features included), compiled by AOTInductor:
 the same operations, so the same numbers up to rounding. `TOLERANCE` is what is allowed; it is held against the module itself on the first
 states a solver hands over. Gradients differentiate the module, at the same parameters.
 """
@@ -26,20 +26,25 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 _SENTENCE = 1024
 
 
+def installed(name: str) -> Path | None:
+    """A shared library of this installation by its name without an ending; None when it was not built."""
+    return next(iter(sorted(Path(__file__).parent.glob(f"{name}.*"))), None)
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The C functions of `bridge/compiled.c`.
+    """The C functions of `bridge/correction.h`.
 
     Raises:
         TrimtabError: the installation lacks them.
     """
-    found = sorted(Path(__file__).parent.glob("libtrimtab_compiled.*"))
-    if not found:
-        raise TrimtabError("This installation of trimtab lacks libtrimtab_compiled; install it again.")
-    functions = ctypes.CDLL(str(found[0]))
+    found = installed("libtrimtab_correction")
+    if found is None:
+        raise TrimtabError("This installation of trimtab lacks libtrimtab_correction; install it again.")
+    functions = ctypes.CDLL(str(found))
     pointer, text, long, integer = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int32
     for name, result, arguments in (
-        ("trimtab_compiled_open", pointer, (text, text, long, long, integer, text, long)),
+        ("trimtab_compiled_open", pointer, (text, text, text, long, long, long, text, long)),
         ("trimtab_compiled_give", integer, (pointer, text, pointer, long, pointer, long)),
         ("trimtab_compiled_commit", integer, (pointer,)),
         ("trimtab_compiled_message", text, (pointer,)),
@@ -100,7 +105,8 @@ class Compiled:
         self.path = compile_library(export_program(module, size, dtype), self._tensors)
         said = ctypes.create_string_buffer(_SENTENCE)
         self.context: int = self._functions.trimtab_compiled_open(
-            str(self.path).encode(), str(torch_folder()).encode(), size, self.outputs, self.bytes, said, _SENTENCE) or 0
+            str(self.path).encode(), str(torch_folder()).encode(), torch.__version__.encode(), size, self.outputs, self.bytes,
+            said, _SENTENCE) or 0
         if not self.context:
             raise NotCompiledError(said.value.decode(errors="replace"))
         self._finalizer = weakref.finalize(self, self._functions.trimtab_close_compiled, self.context)

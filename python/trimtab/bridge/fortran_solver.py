@@ -59,7 +59,7 @@ class FortranSolver:
         api.set_interrupt(self._handle, _CHECK_SIGNALS or 0)
         self._filling: Callback | Compiled | None = None
         described = json.loads(api.describe(self._handle))
-        self.spec, self.has_adjoint = _spec(described), bool(described["adjoint"])
+        self.spec, self.has_adjoint = described_spec(described), bool(described["adjoint"])
 
     def advance(self, u0: Any, steps: int, *, correction: nn.Module | None = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: OnBlowUp = "raise") -> Window:
@@ -158,7 +158,7 @@ class FortranSolver:
     def _fill(self, correction: nn.Module | None, start: np.ndarray) -> None:
         """Leave in the slot what this run needs."""
         present = self._filling
-        wanted = None if correction is None else slot_function(correction, torch.from_numpy(start), present)
+        wanted = None if correction is None else slot_function(correction, start.shape[1], present, states=torch.from_numpy(start))
         if wanted is not present:
             if wanted is None:
                 api.set_correction(self._handle, 0, 0, 8)
@@ -167,7 +167,15 @@ class FortranSolver:
             self._filling = wanted
 
 
-def _spec(text: dict[str, Any]) -> SolverSpec:
+def described_spec(text: dict[str, Any]) -> SolverSpec:
+    """What a Fortran solver says of itself.
+
+    Args:
+        text: its JSON, read; see `describe` of `fortran/driver.f90`.
+
+    Returns:
+        The spec.
+    """
     fields = []
     for one in text["fields"]:
         coords = {

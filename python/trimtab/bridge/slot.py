@@ -22,13 +22,16 @@ from trimtab.session import log
 _compiled: WeakKeyDictionary[nn.Module, dict[object, Compiled | None]] = WeakKeyDictionary()
 
 
-def slot_function(module: nn.Module, states: Tensor, present: Callback | Compiled | None = None) -> Callback | Compiled:
+def slot_function(module: nn.Module, size: int, present: Callback | Compiled | None = None, *, outputs: int = 0,
+                  states: Tensor | None = None) -> Callback | Compiled:
     """The function to fill a slot with.
 
     Args:
         module: (B, N) -> (B, M), a tendency; its attribute `slot` is "eager" (or missing) or "compiled".
-        states: (B, N) states of the run to come, on which a compiled form is held against the module when it is new.
+        size: N, numbers the slot reads a member.
         present: what fills the slot now; returned when it still serves.
+        outputs: M, numbers it writes a member; 0 for N.
+        states: (B, N) of the run to come: a compiled form that is new is held against the module there; on random ones without.
 
     Returns:
         A Callback or a Compiled; keep it alive as long as it fills the slot.
@@ -37,7 +40,7 @@ def slot_function(module: nn.Module, states: Tensor, present: Callback | Compile
         ConfigError: the module works in neither float32 nor float64.
     """
     if getattr(module, "slot", "eager") == "compiled":
-        compiled = _compiled_form(module, states)
+        compiled = _compiled_form(module, size, outputs, states)
         if compiled is not None:
             return compiled
     if isinstance(present, Callback) and present.module is module and present.dtype == network_dtype(module):
@@ -45,15 +48,15 @@ def slot_function(module: nn.Module, states: Tensor, present: Callback | Compile
     return Callback(module)
 
 
-def _compiled_form(module: nn.Module, states: Tensor) -> Compiled | None:
+def _compiled_form(module: nn.Module, size: int, outputs: int, states: Tensor | None) -> Compiled | None:
     forms = _compiled.setdefault(module, {})
-    mode = (network_dtype(module), states.shape[1], *(one.training for one in module.modules()))
+    mode = (network_dtype(module), size, outputs, *(one.training for one in module.modules()))
     try:
         known = forms.get(mode)
         if mode not in forms:
             forms[mode] = None  # until it is known to work
-            known = Compiled(module, states.shape[1])
-            _trust(known, states)
+            known = Compiled(module, size, outputs)
+            _trust(known, torch.randn(4, size, generator=torch.Generator().manual_seed(0)) if states is None else states)
             forms[mode] = known
         elif known is not None:
             known.refresh()
