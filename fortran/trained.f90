@@ -1,7 +1,7 @@
 ! SPDX-License-Identifier: MIT
 !> A trained correction for a program that drives itself: a path -> a filled slot. See bridge/correction.h for the C side.
 module trimtab_trained
-  use, intrinsic :: iso_c_binding, only: c_char, c_int32_t, c_int64_t, c_null_char, c_null_ptr, c_ptr, c_funptr, c_associated
+  use, intrinsic :: iso_c_binding, only: c_char, c_int32_t, c_int64_t, c_null_char, c_null_ptr, c_ptr, c_funptr, c_associated, c_loc
   use trimtab_kinds, only: ik
   use trimtab_status, only: status_t, STATUS_CORRECTION_FAILED
   use trimtab_correction, only: correction_t
@@ -24,22 +24,21 @@ module trimtab_trained
   interface
     !> See bridge/correction.h, as for the next two.
     function trimtab_open_correction(kind, path, description, function_, context, bytes, message, length) bind(c) result(failed)
-      import :: c_char, c_int32_t, c_int64_t, c_ptr, c_funptr
+      import :: c_int32_t, c_int64_t, c_ptr, c_funptr
       implicit none
-      character(kind=c_char), intent(in) :: kind(*), path(*), description(*)
+      type(c_ptr), value :: kind, path, description   !< texts ended by a null
       type(c_funptr), intent(out) :: function_
       type(c_ptr), intent(out) :: context
       integer(c_int64_t), intent(out) :: bytes
-      character(kind=c_char), intent(inout) :: message(*)
+      type(c_ptr), value :: message
       integer(c_int64_t), value :: length
       integer(c_int32_t) :: failed
     end function trimtab_open_correction
 
     subroutine trimtab_correction_message(context, message, length) bind(c)
-      import :: c_char, c_int64_t, c_ptr
+      import :: c_int64_t, c_ptr
       implicit none
-      type(c_ptr), value :: context
-      character(kind=c_char), intent(inout) :: message(*)
+      type(c_ptr), value :: context, message
       integer(c_int64_t), value :: length
     end subroutine trimtab_correction_message
 
@@ -62,9 +61,15 @@ contains
     type(status_t), intent(inout) :: status   !< STATUS_CORRECTION_FAILED, with the sentence of who refused
     type(c_funptr) :: function_
     integer(c_int64_t) :: bytes
-    character(kind=c_char) :: message(message_length)
-    if (trimtab_open_correction(kind//c_null_char, path//c_null_char, description//c_null_char, function_, self%context, &
-                                bytes, message, int(message_length, c_int64_t)) /= 0) then
+    character(kind=c_char), target :: message(message_length)
+    character(len(kind) + 1, c_char), target :: c_kind
+    character(len(path) + 1, c_char), target :: c_path
+    character(len(description) + 1, c_char), target :: c_description
+    c_kind = kind//c_null_char
+    c_path = path//c_null_char
+    c_description = description//c_null_char
+    if (trimtab_open_correction(c_loc(c_kind), c_loc(c_path), c_loc(c_description), function_, self%context, bytes, &
+                                c_loc(message), int(message_length, c_int64_t)) /= 0) then
       self%context = c_null_ptr
       call status%raise(STATUS_CORRECTION_FAILED, 'correction: '//to_text(message))
       return
@@ -76,10 +81,10 @@ contains
   function why(self) result(text)
     class(trained_t), intent(in) :: self
     character(:), allocatable :: text
-    character(kind=c_char) :: message(message_length)
+    character(kind=c_char), target :: message(message_length)
     text = ''
     if (.not. c_associated(self%context)) return
-    call trimtab_correction_message(self%context, message, int(message_length, c_int64_t))
+    call trimtab_correction_message(self%context, c_loc(message), int(message_length, c_int64_t))
     text = to_text(message)
   end function why
 

@@ -24,27 +24,28 @@ from trimtab.bridge.callback import Callback
 from trimtab.bridge.compile import NotCompiledError
 from trimtab.bridge.compiled import TOLERANCE, Compiled, library
 from trimtab.bridge.slot import slot_function
-from trimtab.errors import ConfigError, CorrectionError
+from trimtab.errors import CorrectionError
 
-pytestmark = [pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++"), pytest.mark.usefixtures("compiled_cache")]
+pytestmark = [pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++"),
+              pytest.mark.usefixtures("compiled_cache")]
 DTYPES = (torch.float32, torch.float64)
 
 
 def mlp(spec, dtype=torch.float32, seed=0, **options):
     torch.manual_seed(seed)
-    return trimtab.Correction(trimtab.networks.MLP((3, 32, 3)).to(dtype), spec, slot="compiled", **options).eval()
+    return trimtab.Correction(trimtab.networks.MLP((3, 32, 3)).to(dtype), spec, compiled=True, **options).eval()
 
 
 def cnn(spec, dtype=torch.float32):
     torch.manual_seed(0)
     network = trimtab.networks.PeriodicCNN((3, 4, 1), kernel=3).to(dtype)
-    return trimtab.Correction(network, spec, features=("q", "psi", "v"), input_scale=(7.0, 1.0, 2.0), slot="compiled").eval()
+    return trimtab.Correction(network, spec, features=("q", "psi", "v"), input_scale=(7.0, 1.0, 2.0), compiled=True).eval()
 
 
 class Looks(nn.Module):
     """Reads a table at the place that the state says: a place outside fails inside the compiled code."""
 
-    dtype, slot = torch.float64, "compiled"
+    dtype, compiled = torch.float64, True
 
     def __init__(self):
         super().__init__()
@@ -64,7 +65,7 @@ def test_an_mlp_gives_the_same_numbers(dtype, open_solver, random_states):
         assert compiled.compare(states) <= TOLERANCE[dtype]
     hybrid = solver.advance(random_states(solver), 20, correction=correction).states
     assert isinstance(solver._filling, Compiled)
-    correction.slot = "eager"
+    correction.compiled = False
     eager = solver.advance(random_states(solver), 20, correction=correction).states
     assert isinstance(solver._filling, Callback)
     np.testing.assert_allclose(hybrid, eager, rtol=1e-6 if dtype is torch.float32 else 1e-12)
@@ -78,7 +79,7 @@ def test_a_cnn_with_spectral_features_gives_the_same_bits(dtype, open_solver, ra
     correction = cnn(solver.spec, dtype)
     hybrid = solver.advance(random_states(solver), 3, correction=correction).states
     assert isinstance(solver._filling, Compiled)
-    correction.slot = "eager"
+    correction.compiled = False
     eager = solver.advance(random_states(solver), 3, correction=correction).states
     np.testing.assert_allclose(hybrid, eager, rtol=0, atol=1e-7 if dtype is torch.float32 else 1e-14)
 
@@ -113,8 +114,8 @@ def test_gradients_are_those_of_the_module(open_solver, random_states):
     solver = open_solver("lorenz63")
     correction = mlp(solver.spec, torch.float64)
     found = []
-    for slot in ("eager", "compiled"):
-        correction.slot = slot
+    for compiled in (False, True):
+        correction.compiled = compiled
         correction.zero_grad()
         trimtab.rollout(solver, correction, random_states(solver), 4).square().mean().backward()
         found.append(torch.cat([one.grad.flatten() for one in correction.parameters()]))
@@ -124,8 +125,8 @@ def test_gradients_are_those_of_the_module(open_solver, random_states):
 
 def test_another_module_of_the_same_structure_is_not_compiled_again(open_solver):
     spec = open_solver("lorenz63").spec
-    first = Compiled(mlp(spec), 3)
-    second = Compiled(mlp(spec, seed=1), 3)
+    modules = mlp(spec), mlp(spec, seed=1)
+    first, second = (Compiled(one, 3) for one in modules)
     assert first.path == second.path
     states = torch.ones(2, 3)
     assert not torch.equal(first(states), second(states))
@@ -169,7 +170,8 @@ def test_a_file_that_is_no_library_is_refused(tmp_path):
     text = tmp_path / "text.so"
     text.write_text("no library")
     ours = trimtab.bridge.compiled.installed("libtrimtab_correction")
-    for path, version, sentence in ((text, torch.__version__, "cannot be loaded"), (ours, torch.__version__, "no compiled correction"),
+    for path, version, sentence in ((text, torch.__version__, "cannot be loaded"),
+                                    (ours, torch.__version__, "no compiled correction"),
                                     (ours, "1.13.0", "was compiled with torch 1.13.0 and finds torch 2.")):
         said = ctypes.create_string_buffer(1024)
         assert not library().trimtab_compiled_open(str(path).encode(), b"", version.encode(), 3, 3, 4, said, 1024)
@@ -183,7 +185,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path):
 def test_without_a_compiler_it_runs_as_it_is(change, reason, monkeypatch, open_solver, caplog):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3)).double()
-    network.slot = "compiled"
+    network.compiled = True
     solver = open_solver("lorenz63")
     change(monkeypatch)
     with caplog.at_level(logging.WARNING, "trimtab"):
@@ -196,7 +198,7 @@ def test_without_a_compiler_it_runs_as_it_is(change, reason, monkeypatch, open_s
 
 def test_what_torch_cannot_follow_runs_as_it_is(open_solver, caplog):
     class Python(nn.Module):
-        dtype, slot = torch.float64, "compiled"
+        dtype, compiled = torch.float64, True
 
         def forward(self, u):
             return u * 2.0 if float(u.sum()) > 0 else u
@@ -208,9 +210,22 @@ def test_what_torch_cannot_follow_runs_as_it_is(open_solver, caplog):
     assert "torch.export does not follow it" in caplog.text
 
 
-def test_a_slot_that_does_not_exist_is_refused(open_solver):
-    with pytest.raises(ConfigError, match="slot = 'fast' must be one of eager, compiled"):
-        trimtab.Correction(nn.Linear(3, 3), open_solver("lorenz63").spec, slot="fast")
+def test_tensors_that_nobody_can_hand_over_are_not_compiled(open_solver, caplog):
+    """A parameter hidden from its module would be a number in the code, and an optimiser's step would not be seen."""
+    class Hides(nn.Module):
+        dtype, compiled = torch.float64, True
+
+        def __init__(self):
+            super().__init__()
+            self.hidden = (nn.Linear(3, 3).double(),)
+
+        def forward(self, u):
+            return self.hidden[0](u)
+
+    solver = open_solver("lorenz63")
+    with caplog.at_level(logging.WARNING, "trimtab"):
+        solver.advance(np.ones((1, 3)), 2, correction=Hides())
+    assert isinstance(solver._filling, Callback) and "neither a parameter nor a buffer" in caplog.text
 
 
 def test_memory_does_not_grow(open_solver):

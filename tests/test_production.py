@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -20,10 +21,11 @@ import trimtab
 from trimtab import export
 from trimtab.__main__ import main
 from trimtab.bridge.compiled import installed, torch_folder
-from trimtab.checkpoint import load_correction, provenance, save_checkpoint, state_of
+from trimtab.checkpoint import build_correction, load_correction, provenance, save_checkpoint, state_of
 from trimtab.config import dump_experiment, parse_experiment
 from trimtab.embedded import open_correction, saved_spec
 from trimtab.errors import CheckpointError, ConfigError
+from trimtab.files import only_writer
 
 ROOT = Path(__file__).parent.parent
 RUNNER = ROOT / "build" / "tests" / "fortran" / "trimtab_run"
@@ -40,7 +42,7 @@ name = "MLP"
 sizes = [3, 32, 3]
 [correction]
 dtype = "DTYPE"
-slot = "SLOT"
+compiled = SLOT
 """
 QG = """
 [solver]
@@ -62,10 +64,11 @@ dtype = "float32"
 def runner():
     """The program of fortran/main.f90, built without Python."""
     if not RUNNER.parent.parent.is_dir():
-        subprocess.run([sys.executable, "-m", "mesonbuild.mesonmain", "setup", str(ROOT / "build" / "tests"), "-Dpython=false"], cwd=ROOT,
-                       check=True, capture_output=True)
-    subprocess.run(["ninja", "-C", str(ROOT / "build" / "tests"), "fortran/trimtab_run"], check=True, capture_output=True,
-                   env={**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"})
+        subprocess.run([sys.executable, "-m", "mesonbuild.mesonmain", "setup", str(ROOT / "build" / "tests"), "-Dpython=false"],
+                       cwd=ROOT, check=True, capture_output=True)
+    with only_writer(RUNNER.parent.parent, wait=True):  # other processes of the tests build it, too
+        subprocess.run(["ninja", "-C", str(ROOT / "build" / "tests"), "fortran/trimtab_run"], check=True, capture_output=True,
+                       env={**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"})
     return RUNNER
 
 
@@ -74,7 +77,6 @@ def trained(folder, text, open_solver):
     experiment = parse_experiment(text, "test")
     solver = open_solver(experiment.solver.name, **experiment.solver.options)
     torch.manual_seed(5)
-    from trimtab.checkpoint import build_correction
     correction = build_correction(experiment, solver.spec)
     correction.input_mean.fill_(0.25)
     correction.input_scale.fill_(4.0)
@@ -99,8 +101,8 @@ def namelist(tmp_path, solver, correction, u0, steps=6, stride=2, name="run"):
     wanted = "\n".join(f"{key} = {value!r}" for key, value in parameters.items() if key in ("beta", "n", "viscosity"))
     file = tmp_path / f"{name}.nml"
     file.write_text(f"&solver name = '{solver.spec.solver}', dt = {solver.spec.dt!r} /\n&{solver.spec.solver}\n{wanted}\n/\n"
-                    f"&run steps = {steps}, stride = {stride}, start_file = '{tmp_path}/start.bin', output = '{tmp_path}/{name}.bin' /\n"
-                    f"{correction}\n")
+                    f"&run steps = {steps}, stride = {stride}, start_file = '{tmp_path}/start.bin'\n"
+                    f"output = '{tmp_path}/{name}.bin' /\n{correction}\n")
     return file
 
 
@@ -112,12 +114,12 @@ def read(path):
 def start(program, file, without_python=False, before=(), **environment):
     """Run the program; without Python that means: no PATH to one, no variable that names one."""
     kept = {"TRIMTAB_PYTHON": sys.executable, **os.environ} if not without_python else {"LD_LIBRARY_PATH": ""}
-    return subprocess.run([*before, str(program), str(file)], env={**kept, "OMP_NUM_THREADS": "1", **environment}, capture_output=True,
-                          text=True, timeout=300)
+    return subprocess.run([*before, str(program), str(file)], env={**kept, "OMP_NUM_THREADS": "1", **environment},
+                          capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize(("text", "slot"), [(LORENZ.replace("DTYPE", "float64"), "eager"), (LORENZ.replace("DTYPE", "float32"), "eager"),
-                                            (LORENZ.replace("DTYPE", "float32"), "compiled"), (QG, "eager")])
+@pytest.mark.parametrize(("text", "slot"), [(LORENZ.replace("DTYPE", "float64"), "false"), (QG, "false"),
+                                            (LORENZ.replace("DTYPE", "float32"), "true")])
 def test_fortran_driven_is_python_driven(text, slot, runner, tmp_path, open_solver, random_states):
     """Bit for bit, with Python inside the Fortran program; members and records, as in Python."""
     if installed("libtrimtab_embed") is None:
@@ -135,10 +137,10 @@ def test_two_ranks_are_python_driven(runner, tmp_path, open_solver, random_state
     """Each rank of mpirun has a Python of its own."""
     if shutil.which("mpirun") is None or installed("libtrimtab_embed") is None:
         pytest.skip("there is no mpirun, or this Python has no shared library")
-    solver, correction = trained(tmp_path / "RUN", LORENZ.replace("DTYPE", "float32").replace("SLOT", "eager"), open_solver)
+    solver, correction = trained(tmp_path / "RUN", LORENZ.replace("DTYPE", "float32").replace("SLOT", "false"), open_solver)
     u0 = random_states(solver, 1)
     for rank in range(2):
-        namelist(tmp_path, solver, f"&correction checkpoint = '{tmp_path}/RUN/best.pt' /", u0, name=f"rank{rank}", steps=4 + 2 * rank)
+        namelist(tmp_path, solver, f"&correction checkpoint = '{tmp_path}/RUN/best.pt' /", u0, 4 + 2 * rank, name=f"rank{rank}")
     script = tmp_path / "rank.sh"
     script.write_text(f'#!/bin/sh\nexec "{runner}" "{tmp_path}/rank$OMPI_COMM_WORLD_RANK.nml"\n')
     script.chmod(0o755)
@@ -149,20 +151,21 @@ def test_two_ranks_are_python_driven(runner, tmp_path, open_solver, random_state
         assert np.array_equal(read(tmp_path / f"rank{rank}.bin"), expected)
 
 
-@pytest.mark.parametrize("text", [LORENZ.replace("DTYPE", "float32").replace("SLOT", "compiled"), QG])
+@pytest.mark.parametrize("text", [LORENZ.replace("DTYPE", "float32").replace("SLOT", "true"), QG])
 def test_exported_runs_without_python(text, runner, tmp_path, open_solver, random_states, capsys):
     """`trimtab export`, then the Fortran program and libtorch alone; and every other form gives the same numbers."""
     solver, correction = trained(tmp_path / "RUN", text, open_solver)
     assert main(["export", str(tmp_path / "RUN"), "--out", str(tmp_path / "out")]) == 0
     files = {one.name for one in (tmp_path / "out").iterdir()}
-    assert {export.LIBRARY, export.PROGRAM, export.SCRIPT, export.PARAMETERS, export.MANIFEST, export.NOTE, *export.SOURCES} == files
+    assert files == {export.LIBRARY, export.PROGRAM, export.SCRIPT, export.PARAMETERS, export.MANIFEST, export.NOTE,
+                     *export.SOURCES}
     manifest = json.loads((tmp_path / "out" / export.MANIFEST).read_text())
     assert manifest["n"] == solver.spec.size and manifest["bytes"] == 4 and manifest["solver"] == solver.spec.solver
 
     u0 = random_states(solver, 2)
     done = start(runner, namelist(tmp_path, solver, f"&correction library = '{tmp_path}/out' /", u0), without_python=True)
     assert done.returncode == 0, done.stderr
-    correction.slot = "compiled"
+    correction.compiled = True
     expected = solver.advance(u0, 3, stride=2, correction=correction).states
     assert np.array_equal(read(tmp_path / "run.bin"), expected)  # the library that training runs through, bit for bit
     assert not np.array_equal(expected, solver.advance(u0, 3, stride=2).states)
@@ -170,7 +173,8 @@ def test_exported_runs_without_python(text, runner, tmp_path, open_solver, rando
     states = torch.from_numpy(u0).float()
     with torch.no_grad():
         eager = correction(states)
-        for one in (torch.export.load(tmp_path / "out" / export.PROGRAM).module(), torch.jit.load(tmp_path / "out" / export.SCRIPT)):
+        program, script = tmp_path / "out" / export.PROGRAM, tmp_path / "out" / export.SCRIPT
+        for one in (torch.export.load(program).module(), torch.jit.load(script)):
             torch.testing.assert_close(one(states), eager, rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(one(states[:1]), eager[:1], rtol=1e-6, atol=1e-6)
     assert main(["export", str(tmp_path / "RUN"), "--out", str(tmp_path / "out")]) == 2
@@ -179,7 +183,7 @@ def test_exported_runs_without_python(text, runner, tmp_path, open_solver, rando
 
 def test_the_folder_is_enough_for_a_c_program(tmp_path, open_solver):
     """What the note says: compile the C files that are there, call, get torch's numbers; with nothing of trimtab around."""
-    solver, correction = trained(tmp_path / "RUN", LORENZ.replace("DTYPE", "float32").replace("SLOT", "compiled"), open_solver)
+    _, correction = trained(tmp_path / "RUN", LORENZ.replace("DTYPE", "float32").replace("SLOT", "true"), open_solver)
     export.export_correction(correction, tmp_path / "out", {})
     (tmp_path / "main.c").write_text(r'''
 #include <stdio.h>
@@ -197,8 +201,8 @@ int main(int count, char **arguments) {
   return count - 2;
 }''')
     sources = [str(tmp_path / "out" / name) for name in export.SOURCES if name.endswith(".c")]
-    subprocess.run(["gcc", "-std=c11", "-Wall", "-Werror", "-I", str(tmp_path / "out"), str(tmp_path / "main.c"), *sources, "-ldl", "-lm",
-                    "-o", str(tmp_path / "program")], check=True)
+    subprocess.run(["gcc", "-std=c11", "-Wall", "-Werror", "-I", str(tmp_path / "out"), str(tmp_path / "main.c"), *sources,
+                    "-ldl", "-lm", "-o", str(tmp_path / "program")], check=True)
     done = start(tmp_path / "program", tmp_path / "out", without_python=True)
     assert done.returncode == 0, done.stdout + done.stderr
     numbers, refused, unlinked = done.stdout.splitlines()
@@ -243,8 +247,7 @@ def test_what_cannot_be_opened_is_one_sentence(group, environment, sentence, run
     done = start(runner, file, **{key: words.get(value, value) for key, value in environment.items()})
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()
-    assert len(said) == 1 and said[0].startswith("trimtab_run: correction: ")
-    import re
+    assert len(said) == 1 and said[0].startswith("trimtab_run: correction")
     assert re.search(sentence, said[0])
     assert not (tmp_path / "run.bin").exists()
 
@@ -253,19 +256,20 @@ def test_an_exception_in_the_network_ends_the_run_with_its_words(runner, tmp_pat
     """SystemExit, too: Python never ends the Fortran program."""
     if installed("libtrimtab_embed") is None:
         pytest.skip("this Python has no shared library")
-    (tmp_path / "hers.py").write_text("import sys, torch\nclass Leaves(torch.nn.Linear):\n    calls = 0\n    def forward(self, u):\n"
-                                      "        Leaves.calls += 1\n        return sys.exit('I leave') if Leaves.calls > 9 else u\n")
+    (tmp_path / "hers.py").write_text(
+        "import sys, torch\nclass Leaves(torch.nn.Linear):\n    calls = 0\n    def forward(self, u):\n"
+        "        Leaves.calls += 1\n        return sys.exit('I leave') if Leaves.calls > 9 else u\n")
     environment = {"PYTHONPATH": str(tmp_path)}
     sys.path.insert(0, str(tmp_path))
     try:
         text = LORENZ.replace('"MLP"\nsizes = [3, 32, 3]', '"hers:Leaves"\nin_features = 3\nout_features = 3')
-        solver, _ = trained(tmp_path / "RUN", text.replace("DTYPE", "float64").replace("SLOT", "eager"), open_solver)
+        solver, _ = trained(tmp_path / "RUN", text.replace("DTYPE", "float64").replace("SLOT", "false"), open_solver)
     finally:
         sys.path.remove(str(tmp_path))
-    done = start(runner, namelist(tmp_path, solver, f"&correction checkpoint = '{tmp_path}/RUN' /", np.ones((1, 3)), stride=1), **environment)
+    file = namelist(tmp_path, solver, f"&correction checkpoint = '{tmp_path}/RUN' /", np.ones((1, 3)), stride=1)
+    done = start(runner, file, **environment)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[1:] == ["SystemExit: I leave", "that was after t =   2.0000000000000000E-002".replace("  ", " ")] or \
-        "SystemExit: I leave" in done.stderr
+    assert "SystemExit: I leave" in done.stderr.splitlines() and "that was after t" in done.stderr
 
 
 def test_what_a_checkpoint_says_of_its_solver_is_enough(tmp_path, open_solver):
@@ -292,7 +296,7 @@ def test_an_export_that_cannot_be_is_refused(tmp_path, open_solver):
 
     solver = open_solver("lorenz63")
     correction = trimtab.Correction(Python(3, 3), solver.spec)
-    with pytest.raises(ConfigError, match="The correction cannot be exported: torch.export does not follow it"):
+    with pytest.raises(ConfigError, match=r"The correction cannot be exported: torch\.export does not follow it"):
         export.export_correction(correction, tmp_path / "out", {})
     assert not (tmp_path / "out").exists()
 

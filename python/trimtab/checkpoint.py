@@ -130,7 +130,7 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> Correction:
     given = {}
     if config.input_mean:
         given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}
-    return Correction(network, spec, features=config.features, slot=config.slot, **given)
+    return Correction(network, spec, features=config.features, compiled=config.compiled, **given)
 
 
 def load_correction(path: str | Path, spec: SolverSpec) -> Correction:

@@ -17,7 +17,6 @@ from trimtab.networks import network_dtype
 from trimtab.state import SolverSpec
 
 FEATURES = ("q", "psi", "u", "v")
-SLOTS = ("eager", "compiled")
 
 
 class Correction(nn.Module):
@@ -36,12 +35,12 @@ class Correction(nn.Module):
             (input - mean) / scale.
         output_scale: one number a component, or one for all; the tendency is scale * output, in the state's unit per
             unit of time.
-        slot: how a Fortran solver calls it: "eager" through Python, or "compiled": by AOTInductor, once a structure, without
-            Python at every call; the same numbers up to rounding (`bridge/compiled.py`). Gradients differentiate this module
-            in either case, at the same parameters.
+        compiled: have AOTInductor compile it, once a structure, so that a Fortran solver calls it without Python; the same
+            numbers up to rounding (`bridge/compiled.py`). Gradients differentiate this module in either case, at the same
+            parameters.
 
     Raises:
-        ConfigError: an unknown slot; unknown features, features without a grid, a normalisation of another length or a scale of 0.
+        ConfigError: an unknown feature, features without a grid, a normalisation of another length or a scale of 0.
     """
 
     def __init__(
@@ -53,12 +52,10 @@ class Correction(nn.Module):
         input_mean: Sequence[float] | float = 0.0,
         input_scale: Sequence[float] | float = 1.0,
         output_scale: Sequence[float] | float = 1.0,
-        slot: str = "eager",
+        compiled: bool = False,
     ):
         super().__init__()
-        if slot not in SLOTS:
-            raise ConfigError(f"slot = {slot!r} must be one of {', '.join(SLOTS)}.")
-        self.slot = slot
+        self.compiled = compiled
         self.network = network
         self.grid = spec.grid if len(spec.grid) == 2 else None
         self.size = spec.size

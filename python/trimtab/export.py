@@ -61,7 +61,7 @@ def export_correction(correction: Correction, folder: str | Path, about: dict[st
         What was written.
 
     Raises:
-        ConfigError: the folder holds something already, or nothing can be written because torch.export does not follow the network.
+        ConfigError: the folder holds something already, or torch.export does not follow the network, so that nothing is written.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
@@ -95,7 +95,7 @@ def export_correction(correction: Correction, folder: str | Path, about: dict[st
                 "torch": torch.__version__, "torch_folder": str(torch_folder()), "processor": capability, **about}
     for key, value in manifest.items():
         if isinstance(value, str) and ('"' in value or "\\" in value):
-            raise ConfigError(f"{key} = {value!r} holds a quotation mark or a backslash, which the manifest cannot hold: rename it.")
+            raise ConfigError(f"{key} = {value!r} holds a quotation mark or a backslash, and the manifest cannot: rename it.")
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / NOTE).write_text(_note(manifest, missing, difference), encoding="utf-8")
     for sentence in missing:
@@ -140,9 +140,10 @@ def _note(manifest: dict[str, Any], missing: list[str], difference: float) -> st
     lacks = "".join(f"\n**{one}**\n" for one in missing)
     return f"""# An exported correction
 
-It reads {manifest["n"]} numbers a state and returns {manifest["n_out"]} tendencies a state, in {kind}, in physical units: normalisation
-and features are inside. Fortran `a(n, members)` and torch `(members, n)` are the same bytes. Written by trimtab {trimtab.__version__} with
-torch {manifest["torch"]}; the library's answers differ from torch's by {difference:.1e} of the largest.
+It reads {manifest["n"]} numbers a state and returns {manifest["n_out"]} tendencies a state, in {kind}, in physical
+units: normalisation and features are inside. Fortran `a(n, members)` and torch `(members, n)` are the same bytes. Written by
+trimtab {trimtab.__version__} with torch {manifest["torch"]}; the library's answers differ from torch's by {difference:.1e} of the
+largest.
 {lacks}
 ## In a Fortran or C program, without Python
 
@@ -151,8 +152,9 @@ torch {manifest["torch"]}; the library's answers differ from torch's by {differe
 
 `correction.h` describes the functions. `trimtab_open_correction` gives the function, context and kind that fill a slot;
 `trimtab_fill_slot` fills a named slot of a code coupled with trimtab_slot.c. The namelist of trimtab's own program says
-`&correction library = 'this folder' /`. What has to be on the machine is libtorch (the folder `lib` of a torch of the same major and minor
-version, in manifest.json; TRIMTAB_TORCH names another) and a processor with {manifest["processor"]}. Threads: OMP_NUM_THREADS.
+`&correction library = 'this folder' /`. What has to be on the machine is libtorch (the folder `lib` of a torch of the same major
+and minor version, in manifest.json; TRIMTAB_TORCH names another) and a processor with {manifest["processor"]}. Threads:
+OMP_NUM_THREADS.
 
 ## In torch
 

@@ -57,7 +57,7 @@ class CorrectionConfig:
         dtype: "float32" or "float64", the network's precision; the solver stays in float64.
         input_mean, input_scale, output_scale: fixed normalisation, one value a channel (or component) or one for all;
             when all three are empty it is fitted to the training data.
-        slot: "eager", or "compiled": the solver calls it without Python, see `Correction`; needs a C++ compiler once.
+        compiled: whether the solver calls it without Python, see `Correction`; takes a C++ compiler, once a structure.
     """
 
     features: tuple[str, ...] = ()
@@ -65,11 +65,10 @@ class CorrectionConfig:
     input_mean: tuple[float, ...] = ()
     input_scale: tuple[float, ...] = ()
     output_scale: tuple[float, ...] = ()
-    slot: str = "eager"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         _one_of("correction", self, "dtype", ("float32", "float64"))
-        _one_of("correction", self, "slot", ("eager", "compiled"))
         given = [bool(one) for one in (self.input_mean, self.input_scale, self.output_scale)]
         if any(given) and not all(given):
             raise ConfigError("Give all of correction.input_mean, input_scale and output_scale, or none, to have them "

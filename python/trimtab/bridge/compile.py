@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A torch module as a shared library: torch.export, then AOTInductor in a process of its own, once a structure.
 
-The library is kept in the folder that TRIMTAB_CACHE names, else in the user's cache (XDG_CACHE_HOME or ~/.cache, there `trimtab`),
-with all that the compiler writes. Its name says what it depends on: the graph, the tensors' shapes and precision, torch, the processor.
-Parameters are no part of that: the library is handed their memory (`compiled.py`). Processes that want one library at once wait for the
-first, so ranks of one run compile once.
+The library is kept in the folder that TRIMTAB_CACHE names, else in the user's cache (XDG_CACHE_HOME or ~/.cache, there
+`trimtab`), with all that the compiler writes. Its name says what it depends on: the graph, the tensors' shapes and precision,
+torch, the processor. Parameters are no part of that: the library is handed their memory (`compiled.py`). Processes that want one
+library at once wait for the first, so ranks of one run compile once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def export_program(module: nn.Module, size: int, dtype: torch.dtype) -> Any:
         A torch.export.ExportedProgram.
 
     Raises:
-        NotCompiledError: torch.export does not follow the module, or the module changes its own buffers.
+        NotCompiledError: torch.export does not follow the module, or the module changes its own buffers or uses tensors that
+            nobody could hand over.
     """
     held = next(iter((*module.parameters(), *module.buffers())), None)
     if held is not None and held.device.type != "cpu":
@@ -62,6 +63,10 @@ def export_program(module: nn.Module, size: int, dtype: torch.dtype) -> Any:
             program = torch.export.export(module, (example,), dynamic_shapes=({0: members},))
         except Exception as error:  # whatever the module or torch raises; the slot then runs the module as it is
             raise NotCompiledError(f"torch.export does not follow it ({type(error).__name__}: {_first_line(error)})") from error
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    unknown = [name for name in program.constants if name not in buffers]
+    if unknown:
+        raise NotCompiledError(f"it uses a tensor that is neither a parameter nor a buffer ({unknown[0]}): register it as one")
     changed = list(program.graph_signature.buffers_to_mutate.values())
     if changed:
         raise NotCompiledError(f"it changes its buffer {changed[0]} at every call")
@@ -123,7 +128,7 @@ def _compile_in_process(program: Any, library: Path, parallel: bool) -> None:
         if done.returncode or not target.is_file():
             (library.parent / "failed.txt").write_text(done.stderr, encoding="utf-8")
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise NotCompiledError(f"AOTInductor does not take it ({last[:300]}; all of it is in {library.parent / 'failed.txt'})")
+            raise NotCompiledError(f"AOTInductor does not take it ({last[:300]}; see {library.parent / 'failed.txt'})")
         if _PROXY in target.read_bytes():
             raise NotCompiledError("it uses an operation that torch offers to C++ alone")
         os.replace(target, library)
@@ -152,8 +157,8 @@ def build(source: str, target: str, parallel: bool) -> None:
 # torch.fft.irfft2 ends in aten::_fft_c2r, which has no C function in torch. The dispatcher has one for every operation: this one
 # calls it so. Source: torch/csrc/stable/c/shim.h and stableivalue_conversions.h.
 _FFT_C2R = """
-AOTITorchError aoti_torch_cpu_fft_c2r(AtenTensorHandle self, const int64_t* dim, int64_t dims, int64_t normalization, int64_t last,
-                                      AtenTensorHandle* answer) {
+AOTITorchError aoti_torch_cpu_fft_c2r(AtenTensorHandle self, const int64_t* dim, int64_t dims, int64_t normalization,
+                                      int64_t last, AtenTensorHandle* answer) {
   struct StableListOpaque* list = nullptr;
   AtenTensorHandle own = nullptr;
   AOTITorchError code = torch_new_list_reserve_size(dims, &list);
@@ -187,16 +192,12 @@ def _shim_fft(graph: torch.fx.GraphModule) -> dict[Any, list[str]]:
 
 
 def _key(program: Any, tensors: dict[str, Tensor], parallel: bool) -> str:
-    """What a library depends on; values of parameters and buffers do not count, other constants do."""
+    """What a library depends on; values of parameters and buffers do not count."""
     parts = [str(RECIPE), torch.__version__, platform.machine(), _processor(), str(parallel), str(program.graph_signature),
              *(one.code for one in program.graph_module.modules() if isinstance(one, torch.fx.GraphModule))]
     parts += [f"{name} {tuple(one.shape)} {one.dtype}" for name, one in sorted(tensors.items())]
     parts += [str(node.meta.get("val")) for node in program.graph.nodes]
-    digest = hashlib.sha256("\n".join(parts).encode())
-    for name, one in sorted(program.constants.items()):
-        if name not in tensors and isinstance(one, Tensor):
-            digest.update(one.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _processor() -> str:

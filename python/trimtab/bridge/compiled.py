@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A compiled torch module as the C function that fills a slot: no Python in the hot path, parameters seen as they are trained.
 
-The C side is `bridge/compiled.c`, its functions are described in `bridge/correction.h`. What it runs is the module's own graph (normalisation and features included), compiled by AOTInductor:
-the same operations, so the same numbers up to rounding. `TOLERANCE` is what is allowed; it is held against the module itself on the first
-states a solver hands over. Gradients differentiate the module, at the same parameters.
+The C side is `bridge/compiled.c`, its functions are described in `bridge/correction.h`. What it runs is the module's own graph
+(normalisation and features included), compiled by AOTInductor: the same operations, so the same numbers up to rounding.
+`TOLERANCE` is what is allowed; it is held against the module itself on the first states a solver hands over. Gradients
+differentiate the module, at the same parameters.
 """
 
 from __future__ import annotations

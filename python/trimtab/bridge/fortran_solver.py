@@ -158,7 +158,9 @@ class FortranSolver:
     def _fill(self, correction: nn.Module | None, start: np.ndarray) -> None:
         """Leave in the slot what this run needs."""
         present = self._filling
-        wanted = None if correction is None else slot_function(correction, start.shape[1], present, states=torch.from_numpy(start))
+        wanted = None
+        if correction is not None:
+            wanted = slot_function(correction, start.shape[1], present, states=torch.from_numpy(start))
         if wanted is not present:
             if wanted is None:
                 api.set_correction(self._handle, 0, 0, 8)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What fills a slot: the module itself behind a Python callback, or its compiled form, as the module's attribute `slot` says.
+"""What fills a slot: the module itself behind a Python callback, or its compiled form, as the module's attribute `compiled` says.
 
-Whoever fills a slot, of a solver here or of a coupled code, asks `slot_function` before every run, and hands the solver the answer's
-(address, context, bytes).
+Whoever fills a slot, of a solver here or of a coupled code, asks `slot_function` before every run, and hands the solver the
+answer's (address, context, bytes).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def slot_function(module: nn.Module, size: int, present: Callback | Compiled | N
     """The function to fill a slot with.
 
     Args:
-        module: (B, N) -> (B, M), a tendency; its attribute `slot` is "eager" (or missing) or "compiled".
+        module: (B, N) -> (B, M), a tendency; compiled when it has an attribute `compiled` that is true.
         size: N, numbers the slot reads a member.
         present: what fills the slot now; returned when it still serves.
         outputs: M, numbers it writes a member; 0 for N.
@@ -39,7 +39,7 @@ def slot_function(module: nn.Module, size: int, present: Callback | Compiled | N
     Raises:
         ConfigError: the module works in neither float32 nor float64.
     """
-    if getattr(module, "slot", "eager") == "compiled":
+    if getattr(module, "compiled", False):
         compiled = _compiled_form(module, size, outputs, states)
         if compiled is not None:
             return compiled
