@@ -93,6 +93,7 @@ void *trimtab_compiled_call(void *context, void *state, int64_t n, int64_t membe
     bool contiguous = false;
     fenv_t floating;
     (void)weight;
+    self->message[0] = 0;
 
     if (n != self->n || members < 1) {
         say(self->message, SENTENCE, "the compiled correction takes states of %lld numbers and was given %lld states of %lld",

@@ -16,10 +16,11 @@ typedef void *(*trimtab_slot_function)(void *context, void *state, int64_t n, in
 
 /* Opens a correction. kind: "library", a folder that `trimtab export` wrote, runs without Python; "checkpoint", a run folder or a
  * checkpoint file, runs with Python inside the process; "": whichever `path` is. path: "" for what TRIMTAB_CORRECTION names.
- * description: the solver's JSON (solver, dt, n, fields, ...), or "" for what the checkpoint says. */
-int32_t trimtab_open_correction(const char *kind, const char *path, const char *description, void **function, void **context,
-                                int64_t *bytes, char *message, int64_t length);
-/* Opens a correction and fills a named slot of a coupled code with it ("" for every slot): needs trimtab_slot.c in the program. */
+ * slot: its name, of a coupled code with several; else "". description: the solver's JSON (solver, dt, n, fields, ...), or "" for what the
+ * checkpoint says. */
+int32_t trimtab_open_correction(const char *kind, const char *path, const char *slot, const char *description, void **function,
+                                void **context, int64_t *bytes, char *message, int64_t length);
+/* Opens a correction and fills a named slot of a coupled code with it ("" for its only one): needs trimtab_slot.c in the program. */
 int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int64_t length);
 /* Why the last call of an open correction failed; "" when none did. */
 void trimtab_correction_message(void *context, char *message, int64_t length);

@@ -115,14 +115,15 @@ static const char *explain_embedded(void *context)
     return self->explain ? self->explain(self->context) : self->message;
 }
 
-/* trimtab.embedded.open_correction(path, description) -> (function, context, bytes, explain, keeper). */
-static int32_t ask(embedded_t *self, const char *path, const char *description, int64_t *bytes, char *message, int64_t length)
+/* trimtab.embedded.open_correction(path, slot, description) -> (function, context, bytes, explain, keeper). */
+static int32_t ask(embedded_t *self, const char *path, const char *slot, const char *description, int64_t *bytes, char *message,
+                   int64_t length)
 {
     PyObject *module = PyImport_ImportModule("trimtab.embedded"), *answer = NULL;
     unsigned long long function = 0, context = 0, explain = 0;
     long long kind = 0;
     if (module)
-        answer = PyObject_CallMethod(module, "open_correction", "ss", path, description);
+        answer = PyObject_CallMethod(module, "open_correction", "sss", path, slot, description);
     if (answer && PyArg_ParseTuple(answer, "KKLKO", &function, &context, &kind, &explain, &self->keeper)) {
         Py_INCREF(self->keeper);
         self->function = (trimtab_slot_function)(uintptr_t)function;
@@ -142,7 +143,7 @@ static int32_t ask(embedded_t *self, const char *path, const char *description, 
 }
 
 /* Opens a checkpoint or run folder; see trimtab_open_correction. */
-int32_t trimtab_embed_open(const char *path, const char *description, void **function, void **context, int64_t *bytes,
+int32_t trimtab_embed_open(const char *path, const char *slot, const char *description, void **function, void **context, int64_t *bytes,
                            const char *(**explain)(void *), char *message, int64_t length)
 {
     embedded_t *self = calloc(1, sizeof *self);
@@ -155,7 +156,7 @@ int32_t trimtab_embed_open(const char *path, const char *description, void **fun
     failed = start_python(message, length);
     if (!failed) {
         lock = PyGILState_Ensure();
-        failed = ask(self, path, description, bytes, message, length);
+        failed = ask(self, path, slot, description, bytes, message, length);
         PyGILState_Release(lock);
     }
     fesetenv(&floating);

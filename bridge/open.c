@@ -20,7 +20,7 @@ extern int64_t trimtab_slot_fill(const char *name, trimtab_slot_function functio
 extern int64_t trimtab_slot_status(char *text, int64_t length) __attribute__((weak));
 
 /* What embed.c offers. */
-typedef int32_t (*embed_open_t)(const char *, const char *, void **, void **, int64_t *, const char *(**)(void *), char *, int64_t);
+typedef int32_t (*embed_open_t)(const char *, const char *, const char *, void **, void **, int64_t *, const char *(**)(void *), char *, int64_t);
 typedef void (*embed_close_t)(void *);
 
 /* An open correction: who explains and who closes it. */
@@ -94,9 +94,10 @@ static int32_t remember(void *context, const char *(*explain)(void *), void (*cl
     return one == NULL;
 }
 
-int32_t trimtab_open_correction(const char *kind, const char *path, const char *description, void **function, void **context,
-                                int64_t *bytes, char *message, int64_t length)
+int32_t trimtab_open_correction(const char *kind, const char *path, const char *slot, const char *description, void **function,
+                                void **context, int64_t *bytes, char *message, int64_t length)
 {
+    char folder[4096];
     const char *(*explain)(void *) = trimtab_compiled_message;
     embed_open_t embed_open = NULL;
     embed_close_t embed_close = trimtab_close_compiled;
@@ -111,6 +112,9 @@ int32_t trimtab_open_correction(const char *kind, const char *path, const char *
         return refuse(message, length, "no correction was named: give a path, or set TRIMTAB_CORRECTION");
     if (!exists(path, ""))
         return refuse(message, length, "there is no correction %s", path);
+    snprintf(folder, sizeof folder, "%s/%s", path, slot);  /* of a code with several slots, each has a folder of its own */
+    if (*slot && exists(folder, "manifest.json"))
+        path = folder;
     if (!*kind)
         kind = exists(path, "manifest.json") ? "library" : "checkpoint";
     if (!strcmp(kind, "library")) {
@@ -122,7 +126,7 @@ int32_t trimtab_open_correction(const char *kind, const char *path, const char *
         *(void **)&embed_close = dlsym(embed, "trimtab_embed_close");
         if (!embed_open || !embed_close)
             return refuse(message, length, "%s is of another version of trimtab", EMBED);
-        failed = embed_open(path, description, function, context, bytes, &explain, message, length);
+        failed = embed_open(path, slot, description, function, context, bytes, &explain, message, length);
     } else {
         return refuse(message, length, "a correction is of kind library or checkpoint, not %s", kind);
     }
@@ -137,7 +141,7 @@ int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int
     int64_t bytes;
     if (!trimtab_slot_fill || !trimtab_slot_status)
         return refuse(message, length, "this program has no named slots: link trimtab_slot.c into it");
-    if (trimtab_open_correction("", path, "", &function, &context, &bytes, message, length))
+    if (trimtab_open_correction("", path, slot, "", &function, &context, &bytes, message, length))
         return 1;
     if (!trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes))
         return 0;

@@ -23,10 +23,11 @@ module trimtab_trained
 
   interface
     !> See bridge/correction.h, as for the next two.
-    function trimtab_open_correction(kind, path, description, function_, context, bytes, message, length) bind(c) result(failed)
+    function trimtab_open_correction(kind, path, slot, description, function_, context, bytes, message, length) bind(c) &
+      result(failed)
       import :: c_int32_t, c_int64_t, c_ptr, c_funptr
       implicit none
-      type(c_ptr), value :: kind, path, description   !< texts ended by a null
+      type(c_ptr), value :: kind, path, slot, description   !< texts ended by a null
       type(c_funptr), intent(out) :: function_
       type(c_ptr), intent(out) :: context
       integer(c_int64_t), intent(out) :: bytes
@@ -65,11 +66,13 @@ contains
     character(len(kind) + 1, c_char), target :: c_kind
     character(len(path) + 1, c_char), target :: c_path
     character(len(description) + 1, c_char), target :: c_description
+    character(1, c_char), target :: no_name
+    no_name = c_null_char
     c_kind = kind//c_null_char
     c_path = path//c_null_char
     c_description = description//c_null_char
-    if (trimtab_open_correction(c_loc(c_kind), c_loc(c_path), c_loc(c_description), function_, self%context, bytes, &
-                                c_loc(message), int(message_length, c_int64_t)) /= 0) then
+    if (trimtab_open_correction(c_loc(c_kind), c_loc(c_path), c_loc(no_name), c_loc(c_description), function_, self%context, &
+                                bytes, c_loc(message), int(message_length, c_int64_t)) /= 0) then
       self%context = c_null_ptr
       call status%raise(STATUS_CORRECTION_FAILED, 'correction: '//to_text(message))
       return

@@ -144,7 +144,7 @@ def test_window_is_views_of_one_array(open_solver, random_states):
 
 
 @pytest.mark.parametrize(("make", "sentence"), [
-    (lambda u: u[:1], r"returned shape \(1, 3\) for states of shape \(4, 3\)"),
+    (lambda u: u[:1], r"returned shape \(1, 3\) where the solver wants \(4, 3\)"),
     (lambda u: u[:, :2], r"returned shape \(4, 2\)"),
     (lambda u: u.sum(), r"returned shape \(\)"),
     (lambda u: None, "returned a NoneType"),

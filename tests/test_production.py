@@ -21,9 +21,9 @@ import trimtab
 from trimtab import export
 from trimtab.__main__ import main
 from trimtab.bridge.compiled import installed, torch_folder
-from trimtab.checkpoint import build_correction, load_correction, provenance, save_checkpoint, state_of
+from trimtab.checkpoint import build_correction, load_correction, provenance, save_checkpoint, saved_spec, state_of
 from trimtab.config import dump_experiment, parse_experiment
-from trimtab.embedded import open_correction, saved_spec
+from trimtab.embedded import open_correction
 from trimtab.errors import CheckpointError, ConfigError
 from trimtab.files import only_writer
 
@@ -184,13 +184,13 @@ def test_exported_runs_without_python(text, runner, tmp_path, open_solver, rando
 def test_the_folder_is_enough_for_a_c_program(tmp_path, open_solver):
     """What the note says: compile the C files that are there, call, get torch's numbers; with nothing of trimtab around."""
     _, correction = trained(tmp_path / "RUN", LORENZ.replace("DTYPE", "float32").replace("SLOT", "true"), open_solver)
-    export.export_correction(correction, tmp_path / "out", {})
+    export.export_correction(correction, 3, tmp_path / "out", {})
     (tmp_path / "main.c").write_text(r'''
 #include <stdio.h>
 #include "correction.h"
 int main(int count, char **arguments) {
   void *function, *context; int64_t bytes; char message[256]; float state[] = {1, 2, 3, 4, 5, 6}, *answer;
-  if (trimtab_open_correction("", arguments[1], "", &function, &context, &bytes, message, 256)) return puts(message), 3;
+  if (trimtab_open_correction("", arguments[1], "", "", &function, &context, &bytes, message, 256)) return puts(message), 3;
   answer = (*(trimtab_slot_function *)&function)(context, state, 3, 2, 0.1);
   for (int i = 0; answer && i < 6; i++) printf("%.9g ", answer[i]);
   answer = (*(trimtab_slot_function *)&function)(context, state, 7, 2, 0.1);
@@ -285,7 +285,7 @@ def test_what_a_checkpoint_says_of_its_solver_is_enough(tmp_path, open_solver):
 def test_the_embedded_side_refuses_in_its_own_words(tmp_path, open_solver):
     before = torch.is_grad_enabled()
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        open_correction(str(tmp_path), "")
+        open_correction(str(tmp_path), "", "")
     assert torch.is_grad_enabled() == before
 
 
@@ -297,7 +297,7 @@ def test_an_export_that_cannot_be_is_refused(tmp_path, open_solver):
     solver = open_solver("lorenz63")
     correction = trimtab.Correction(Python(3, 3), solver.spec)
     with pytest.raises(ConfigError, match=r"The correction cannot be exported: torch\.export does not follow it"):
-        export.export_correction(correction, tmp_path / "out", {})
+        export.export_correction(correction, 3, tmp_path / "out", {})
     assert not (tmp_path / "out").exists()
 
 
@@ -305,7 +305,7 @@ def test_without_a_compiler_the_other_forms_are_written(tmp_path, open_solver, m
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
     solver = open_solver("lorenz63")
-    done = export.export_correction(trimtab.Correction(torch.nn.Linear(3, 3), solver.spec), tmp_path / "out", {})
+    done = export.export_correction(trimtab.Correction(torch.nn.Linear(3, 3), solver.spec), 3, tmp_path / "out", {})
     assert export.LIBRARY not in done.files and {export.PROGRAM, export.SCRIPT, export.NOTE} <= set(done.files)
     assert done.missing[0].startswith("No library correction.so: there is no C++ compiler")
     assert done.missing[0] in (tmp_path / "out" / export.NOTE).read_text()

@@ -17,8 +17,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "open_solver": "trimtab.bridge.fortran_solver",
+    "open_solver": "trimtab.bridge.opener",
     "Correction": "trimtab.correction",
+    "SlotCorrection": "trimtab.slot_correction",
     "rollout": "trimtab.gradient.rollout",
     "StaticEGA": "trimtab.gradient",
     "NoGradient": "trimtab.gradient",

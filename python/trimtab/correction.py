@@ -68,9 +68,9 @@ class Correction(nn.Module):
         channels = len(self.features) if self.grid else self.size
         outputs = 1 if self.grid else self.size
         dtype = network_dtype(network)
-        self.register_buffer("input_mean", _numbers("input_mean", input_mean, channels, dtype))
-        self.register_buffer("input_scale", _numbers("input_scale", input_scale, channels, dtype))
-        self.register_buffer("output_scale", _numbers("output_scale", output_scale, outputs, dtype))
+        self.register_buffer("input_mean", as_numbers("input_mean", input_mean, channels, dtype))
+        self.register_buffer("input_scale", as_numbers("input_scale", input_scale, channels, dtype))
+        self.register_buffer("output_scale", as_numbers("output_scale", output_scale, outputs, dtype))
         self.input_mean: Tensor
         self.input_scale: Tensor
         self.output_scale: Tensor
@@ -116,6 +116,10 @@ class Correction(nn.Module):
         shape = (1, -1, 1, 1)
         return (self._features(u) - self.input_mean.view(shape)) / self.input_scale.view(shape)
 
+    def scale_of_outputs(self) -> Tensor:
+        """The output scale, one number a component or one for all."""
+        return self.output_scale
+
     @torch.no_grad()
     def fit_normalisation(self, states: Any, tendencies: Any = None) -> None:
         """Set mean and scale of the inputs from states, and the scale of the output from tendencies.
@@ -130,12 +134,12 @@ class Correction(nn.Module):
         u = torch.as_tensor(states).to(self.input_mean.device, torch.float64)
         values = self._features(u).transpose(0, 1).flatten(1) if self.grid else u.T
         self.input_mean.copy_(values.mean(1))
-        self.input_scale.copy_(_spread("input", values.std(1)))
+        self.input_scale.copy_(varying("input", values.std(1)))
         if tendencies is not None:
             t = torch.as_tensor(tendencies).to(self.input_mean.device, torch.float64)
             spread = t.square().mean().sqrt().reshape(1) if self.grid else t.square().mean(0).sqrt()
             # A component whose tendency needs no correction still gets a scale, the largest's, so that nothing divides by 0.
-            self.output_scale.copy_(torch.where(spread > 0, spread, _spread("tendency", spread.max())))
+            self.output_scale.copy_(torch.where(spread > 0, spread, varying("tendency", spread.max())))
 
     def _features(self, u: Tensor) -> Tensor:
         q = u.view(-1, *self.grid)  # type: ignore[misc]
@@ -170,7 +174,12 @@ class Correction(nn.Module):
         self.ky: Tensor
 
 
-def _numbers(name: str, values: Sequence[float] | float, length: int, dtype: torch.dtype) -> Tensor:
+def as_numbers(name: str, values: Sequence[float] | float, length: int, dtype: torch.dtype) -> Tensor:
+    """One number, or one a channel, as a tensor of one a channel.
+
+    Raises:
+        ConfigError: another length, or a scale that is 0 or not finite.
+    """
     numbers = torch.as_tensor(values, dtype=dtype).flatten()
     if numbers.numel() == 1:
         numbers = numbers.repeat(length)
@@ -181,7 +190,12 @@ def _numbers(name: str, values: Sequence[float] | float, length: int, dtype: tor
     return numbers.clone()
 
 
-def _spread(what: str, values: Tensor) -> Tensor:
+def varying(what: str, values: Tensor) -> Tensor:
+    """The standard deviations given.
+
+    Raises:
+        InputError: one of them is 0.
+    """
     if not (values.isfinite() & (values > 0)).all():
         raise InputError(f"The {what} does not vary over the training data (standard deviation {values.tolist()}): "
                          "set input_mean, input_scale and output_scale by hand in [correction].")

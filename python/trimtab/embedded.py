@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The Fortran program drives: what the interpreter inside it (`bridge/embed.c`) is asked for.
 
-    path, description of the solver -> address of a C function, its context, bytes a number
+    path, named slot, description of the solver -> address of a C function, its context, bytes a number
 
 Everything goes the way it goes when Python drives, so that the bits are the same.
 """
@@ -13,24 +13,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from trimtab.bridge.compiled import Compiled, library
 from trimtab.bridge.fortran_solver import described_spec
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import slot_function
-from trimtab.checkpoint import load_correction, load_run, read_checkpoint
-from trimtab.config import parse_experiment
-from trimtab.deploy import run_checkpoint
-from trimtab.state import Field, SolverSpec
+from trimtab.checkpoint import load_correction, load_run, saved_spec
+from trimtab.deploy import run_checkpoint, slot_part
 
 
-def open_correction(path: str, description: str) -> tuple[int, int, int, int, Any]:
+def open_correction(path: str, slot: str, description: str) -> tuple[int, int, int, int, Any]:
     """The correction of a checkpoint, as what fills a slot.
 
     Args:
         path: a run folder (its best checkpoint), or a checkpoint file.
+        slot: of a coupled code the slot's name; "" where there is one at most.
         description: the solver's JSON; "" for what the checkpoint says of its state.
 
     Returns:
@@ -38,35 +36,17 @@ def open_correction(path: str, description: str) -> tuple[int, int, int, int, An
         exception does), and what keeps all that alive.
 
     Raises:
-        CheckpointError: see `load_correction`.
+        CheckpointError: see `load_correction`; or no slot of that name.
     """
     configure_runtime()
     file = run_checkpoint(load_run(path)) if Path(path).is_dir() else Path(path)
     spec = described_spec(json.loads(description)) if description else saved_spec(file)
     correction = load_correction(file, spec).requires_grad_(False)
     torch.set_grad_enabled(False)  # for this thread, whose calls come from Fortran
-    filling = slot_function(correction, spec.size)
+    module, inputs, outputs = slot_part(correction, spec, slot)
+    filling = slot_function(module, inputs, outputs=outputs)
     explain = 0
     if isinstance(filling, Compiled):
         explain = ctypes.cast(library().trimtab_compiled_message, ctypes.c_void_p).value or 0
     return filling.address, filling.context, filling.bytes, explain, (filling, correction)
 
-
-def saved_spec(file: Path) -> SolverSpec:
-    """What a checkpoint says of the solver it was trained in: fields, and of the parameters those that the experiment gives.
-
-    Args:
-        file: the checkpoint.
-
-    Returns:
-        The spec; coordinates are left out.
-
-    Raises:
-        CheckpointError: see `read_checkpoint`.
-    """
-    content = read_checkpoint(file)
-    solver = parse_experiment(content["experiment"], str(file)).solver
-    empty: dict[str, np.ndarray] = {}
-    fields = tuple(Field(one["name"], one["name"], one["units"], tuple(one["dims"]), tuple(one["shape"]), empty)
-                   for one in content["state"])
-    return SolverSpec(solver.name, float(solver.options.get("dt", 0.0)), 0, fields, "1", dict(solver.options))

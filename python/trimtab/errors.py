@@ -47,6 +47,28 @@ class BlowUpError(SolverError):
         super().__init__(message)
         self.steps = steps
 
+    def __reduce__(self):
+        return type(self), (str(self), self.steps)
+
+
+class SolverStopped(SolverError):
+    """The process in which the solver ran came to an end: STOP, exit, a signal, or a time limit.
+
+    Attributes:
+        member: the first member that was running, None when it was not a rollout.
+        step: outer steps it had done, None when the solver does not say (`on_step` in `isolation/__init__.py`).
+        code: exit code of the process; minus the signal's number when a signal ended it.
+        output: the last lines it wrote.
+        log: file with all that it wrote; None when that has been removed.
+    """
+
+    def __init__(self, message: str, member=None, step=None, code=None, output="", log=None):
+        super().__init__(message)
+        self.member, self.step, self.code, self.output, self.log = member, step, code, output, log
+
+    def __reduce__(self):
+        return type(self), (str(self), self.member, self.step, self.code, self.output, self.log)
+
 
 # The same numbers and order as in fortran/status.f90; tests/test_house.py holds them together.
 STATUS: dict[int, tuple[str, type[TrimtabError] | None]] = {

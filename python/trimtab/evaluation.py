@@ -93,6 +93,9 @@ def evaluate(
     spec = solver.spec
     meeting = match_times(spec.dt, stride, interval, config.leads)
     starts, truth, times = _forecast_truth(spec, test, config, meeting)
+    first = np.stack([np.asarray(test[run, 0], dtype=float) for run in range(len(test))])
+    show = _Shown(spec.visible, test)
+    spec, test, truth = spec.shown, show, show(truth)
     climate = Climate(spec, config, test)
     curves = climate.curves
     curves |= {
@@ -101,14 +104,13 @@ def evaluate(
         "lyapunov_time": np.array(config.lyapunov_time), "threshold": np.array(config.valid_threshold),
     }
     rows: dict[str, dict[str, np.ndarray]] = {"truth": climate.truth_row} if climate.truth_row else {}
-    first = np.stack([np.asarray(test[run, 0], dtype=float) for run in range(len(test))])
     for number, (closure, module) in enumerate(closures.items()):
         part = partial(_tell_part, progress, number, len(closures), closure)
         part("forecasts", 0.0)
         window = solver.advance(starts, len(truth) - 1, correction=module, stride=meeting.every, on_blow_up="mark")
-        rows[closure] = _forecast_scores(window.states, truth, config, meeting, climate, closure)
+        rows[closure] = _forecast_scores(show(window.states), truth, config, meeting, climate, closure)
         states, long_times = long_run(solver, module, first, config.long_steps, stride, partial(part, "long run"))
-        rows[closure] |= climate.judge(states, long_times, closure)
+        rows[closure] |= climate.judge(show(states), long_times, closure)
     for closure in rows.keys() - {"none", "truth"} if "none" in rows else ():
         for lead in config.leads:
             errors = (rows[one][f"rmse_{lead}"] for one in (closure, "none"))
@@ -119,6 +121,23 @@ def evaluate(
     spread_over = f"{len(starts)} starts (forecasts) and {len(test)} held-out runs (long runs)"
     columns = score_columns(spec, config, meeting, times[-1], curves["long_times"][-1])
     return Evaluation(ScoreTable(name, columns, rows, spread_over, tuple(notes), settings), curves)
+
+
+class _Shown:
+    """Held-out runs and states without what the solver hides; (R, T, N) as any array, and a call for states."""
+
+    def __init__(self, places: np.ndarray | None, test: Any):
+        self.places, self.test = places, test
+        self.shape = (*test.shape[:2], test.shape[2] if places is None else len(places))
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        return states if self.places is None else states[..., self.places]
+
+    def __len__(self) -> int:
+        return len(self.test)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self(np.asarray(self.test[index]))
 
 
 def match_times(dt: float, stride: int, interval: float, leads: Sequence[int]) -> Meeting:

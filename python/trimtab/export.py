@@ -8,19 +8,23 @@ import math
 import shutil
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import trimtab
 from trimtab.bridge.compile import NotCompiledError, export_program
 from trimtab.bridge.compiled import BYTES, TOLERANCE, Compiled, named_tensors, torch_folder
-from trimtab.correction import Correction
+from trimtab.checkpoint import Run, load_correction, saved_spec
+from trimtab.deploy import run_checkpoint, slot_part
 from trimtab.errors import ConfigError
+from trimtab.networks import network_dtype
 from trimtab.session import log
+from trimtab.state import Field
 
 LIBRARY, PROGRAM, SCRIPT, PARAMETERS, MANIFEST, NOTE = (
     "correction.so", "correction.pt2", "correction.ts", "parameters.bin", "manifest.json", "README.md")
@@ -45,16 +49,50 @@ class Exported(NamedTuple):
     difference: float
 
 
-def export_correction(correction: Correction, folder: str | Path, about: dict[str, Any], *, overwrite: bool = False) -> Exported:
+def export_run(run: Run, folder: str | Path, checkpoint: str = "best", *, overwrite: bool = False) -> list[Exported]:
+    """Write the correction of a run; that of a code with several slots into one folder a slot, of the slot's name.
+
+    Args:
+        run: see `load_run`.
+        folder: to write to.
+        checkpoint: "best", "last" or "offline".
+        overwrite: write into a folder that holds something.
+
+    Returns:
+        What was written, one entry a slot.
+
+    Raises:
+        CheckpointError, ConfigError: see `run_checkpoint` and `export_correction`.
+    """
+    file = run_checkpoint(run, checkpoint)
+    spec = saved_spec(file)
+    correction = load_correction(file, spec)
+    done = []
+    for slot in [one.name for one in spec.slots] or [""]:
+        module, size, outputs = slot_part(correction, spec, slot)
+        found = next((one for one in spec.slots if one.name == slot), None)
+        fields = (found.inputs, found.outputs) if found else (spec.fields, spec.fields)
+        about = {"solver": spec.solver, "slot": slot, "inputs": _named(fields[0]), "outputs": _named(fields[1]),
+                 "network": run.experiment.network.name, "features": ", ".join(getattr(correction, "features", ())),
+                 "checkpoint": checkpoint}
+        place = Path(folder) / slot if len(spec.slots) > 1 else Path(folder)
+        done.append(export_correction(module, size, place, about, outputs=outputs, overwrite=overwrite))
+    return done
+
+
+def export_correction(correction: nn.Module, size: int, folder: str | Path, about: dict[str, Any], *, outputs: int = 0,
+                      overwrite: bool = False) -> Exported:
     """Write a correction, with its normalisation and features inside, in every form that works here.
 
     The folder gets the compiled library with parameters.bin, manifest.json and the C files that run it; correction.pt2
     (torch.export); correction.ts (TorchScript, which FTorch reads); and a README.md that says how each is used.
 
     Args:
-        correction: to be written.
+        correction: to be written, (B, size) -> (B, outputs).
+        size: numbers it reads a member.
         folder: to write to; made when it is not there.
         about: what else the manifest shall say: numbers and strings.
+        outputs: numbers it returns a member; 0 for `size`.
         overwrite: write into a folder that holds something.
 
     Returns:
@@ -67,20 +105,17 @@ def export_correction(correction: Correction, folder: str | Path, about: dict[st
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
         raise ConfigError(f"{folder} is already there and holds something: give another --out, or --overwrite.")
     correction = correction.eval().requires_grad_(False)
-    size, dtype = correction.size, correction.dtype
+    outputs, dtype = outputs or size, network_dtype(correction)
     try:
         program = export_program(correction, size, dtype)
     except NotCompiledError as error:
         raise ConfigError(f"The correction cannot be exported: {str(error).rstrip('.')}.") from error
     folder.mkdir(parents=True, exist_ok=True)
-    sample = torch.randn(_SAMPLES, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    if not correction.grid:
-        sample = sample * correction.input_scale + correction.input_mean
-    sample = sample.to(dtype)
+    sample = torch.randn(_SAMPLES, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     missing, difference = [], math.nan
     torch.export.save(program, folder / PROGRAM)
     try:
-        compiled = Compiled(correction, size)
+        compiled = Compiled(correction, size, outputs)
         difference = compiled.compare(sample)
         shutil.copyfile(compiled.path, folder / LIBRARY)
         write_parameters(folder / PARAMETERS, named_tensors(correction))
@@ -91,7 +126,7 @@ def export_correction(correction: Correction, folder: str | Path, about: dict[st
     _write_script(correction, sample, folder, missing)
     capability = torch.backends.cpu.get_cpu_capability()
     manifest = {"format": "trimtab exported correction", "version": 1, "library": LIBRARY, "parameters": PARAMETERS, "n": size,
-                "n_out": size, "bytes": BYTES[dtype], "layout": "(members, n), n fastest", "normalisation": "inside",
+                "n_out": outputs, "bytes": BYTES[dtype], "layout": "(members, n), n fastest", "normalisation": "inside",
                 "torch": torch.__version__, "torch_folder": str(torch_folder()), "processor": capability, **about}
     for key, value in manifest.items():
         if isinstance(value, str) and ('"' in value or "\\" in value):
@@ -101,6 +136,11 @@ def export_correction(correction: Correction, folder: str | Path, about: dict[st
     for sentence in missing:
         log.warning("%s", sentence)
     return Exported(folder, sorted(one.name for one in folder.iterdir()), missing, difference)
+
+
+def _named(fields: Sequence[Field]) -> str:
+    return ", ".join(f"{one.name} [{one.units}] ({', '.join(f'{d} {n}' for d, n in zip(one.dims, one.shape, strict=True))})"
+                     for one in fields)
 
 
 def write_parameters(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -119,7 +159,7 @@ def write_parameters(path: Path, tensors: dict[str, Tensor]) -> None:
     path.write_bytes(content)
 
 
-def _write_script(correction: Correction, sample: Tensor, folder: Path, missing: list[str]) -> None:
+def _write_script(correction: nn.Module, sample: Tensor, folder: Path, missing: list[str]) -> None:
     """TorchScript by tracing, checked on another number of members than it was traced with."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its deprecation, which the note says
@@ -127,7 +167,7 @@ def _write_script(correction: Correction, sample: Tensor, folder: Path, missing:
             script = torch.jit.trace(correction, sample[:1], check_trace=False)
             expected = correction(sample)
             largest = float(np.abs((script(sample) - expected).numpy()).max() / max(float(expected.abs().max()), 1e-300))
-            if not largest <= TOLERANCE[correction.dtype]:
+            if not largest <= TOLERANCE[sample.dtype]:
                 raise ValueError(f"its answers differ by {largest:.1e}")
             torch.jit.save(script, folder / SCRIPT)
         except Exception as error:  # tracing is deprecated and raises many kinds; the other forms stand

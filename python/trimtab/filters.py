@@ -96,3 +96,21 @@ def _resized(spectrum: np.ndarray, old: tuple[int, ...], new: tuple[int, int], *
     moved[..., : half_y + 1, : half_x + 1] = spectrum[..., : half_y + 1, : half_x + 1]
     moved[..., -half_y:, : half_x + 1] = spectrum[..., -half_y:, : half_x + 1]
     return moved * (new[0] * new[1] / (old[0] * old[1]))
+
+
+def smooth_waves(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """A random smooth field of variance about 1: long cosine waves with even edges.
+
+    Args:
+        shape: of the field.
+        generator: where the amplitudes come from.
+
+    Returns:
+        Array of that shape, without unit.
+    """
+    waves = np.ones(())
+    for length in shape:
+        along = (np.arange(length) + 0.5) / length
+        wave = sum(generator.standard_normal() * np.cos(np.pi * k * along) for k in range(4)) / np.sqrt(2.5)
+        waves = waves[..., None] * wave
+    return waves if shape else np.asarray(generator.standard_normal())

@@ -18,7 +18,6 @@ from rich.table import Table
 import trimtab
 from trimtab.checkpoint import build_correction, load_correction, load_run
 from trimtab.config import Experiment, load_experiment
-from trimtab.correction import Correction
 from trimtab.errors import CheckpointError, ConfigError
 from trimtab.figures import RC
 from trimtab.files import replacing
@@ -26,6 +25,7 @@ from trimtab.gradient.check import YARDSTICK, CheckTable, gradcheck
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import OfflineConfig, TrainingConfig
+from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets
 
@@ -192,7 +192,7 @@ def _lengths(targets: Targets, window: int) -> list[int]:
     return [n for n in sorted({max(gap, n // gap * gap) for n in wanted}) if n <= max(window, reach // 2)]
 
 
-def _beginner(experiment: Experiment, solver: Solver, targets: Targets, fit: int) -> Correction:
+def _beginner(experiment: Experiment, solver: Solver, targets: Targets, fit: int) -> AnyCorrection:
     """An experiment's network as a training begins with it, or after some steps of the offline phase."""
     torch.manual_seed(experiment.training.seed)
     correction = build_correction(experiment, solver.spec)

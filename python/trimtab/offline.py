@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.correction import Correction
 from trimtab.phase import Phase, cosine
 from trimtab.sections import OfflineConfig, TrainingConfig
+from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
 
@@ -37,7 +37,7 @@ class Labels:
     def __init__(self, solver: Solver, windows: Windows, stride: int, *, keep: bool):
         self.solver, self.windows, self.stride, self.keep = solver, windows, stride, keep
         self.outer = windows.targets.gap
-        self._all: np.ndarray | None = None
+        self._all: tuple[np.ndarray | None, np.ndarray] | None = None
 
     def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """States and labels of some windows; those on which the solver alone blows up are left out.
@@ -46,16 +46,18 @@ class Labels:
             indices: (B,) int.
 
         Returns:
-            (B', N) float64 states and (B', N) float64 labels in the state's unit per unit of time, B' <= B.
+            (B', N) float64 states and (B', N) float64 labels in the state's unit per unit of time, B' <= B; of a solver with
+            named slots what they see, (B', M), and should return, (B', M').
         """
         if self._all is None and self.keep:
             everything = np.arange(len(self.windows))
             parts = np.array_split(everything, math.ceil(len(everything) / LABEL_BATCH))
-            self._all = np.concatenate([self._compute(part)[1] for part in parts])
+            self._all = self._join([self._compute(part) for part in parts])
         if self._all is None:
             states, labels = self._compute(indices)
         else:
-            states, labels = self.windows.batch(indices, (0,))[0], self._all[indices]
+            kept, labels = self._all[0], self._all[1][indices]
+            states = self.windows.batch(indices, (0,))[0] if kept is None else kept[indices]
         finite = np.isfinite(labels).all(axis=1)
         return (states, labels) if finite.all() else (states[finite], labels[finite])
 
@@ -63,10 +65,17 @@ class Labels:
         start, end = self.windows.batch(indices, (0, self.outer))
         window = self.solver.advance(start, 1, stride=self.stride * self.outer, on_blow_up="mark")
         project = getattr(self.solver, "project", None)  # waves that the solver drops are nothing that it misses
-        return start, ((end if project is None else project(end)) - window.states[1]) / window.h
+        missing = ((end if project is None else project(end)) - window.states[1]) / window.h
+        view = getattr(self.solver, "slot_view", None)
+        return (start, missing) if view is None else view(start, missing, self.stride * self.outer)
+
+    def _join(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray | None, np.ndarray]:
+        """Inputs, unless they are the states, which are at hand, and labels."""
+        slots = hasattr(self.solver, "slot_view")
+        return (np.concatenate([one[0] for one in parts]) if slots else None), np.concatenate([one[1] for one in parts])
 
 
-def fit_normalisation(correction: Correction, solver: Solver, targets: Targets, training: TrainingConfig) -> None:
+def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Targets, training: TrainingConfig) -> None:
     """Set a correction's means and scales from states of the training runs and their labels.
 
     Args:
@@ -95,7 +104,7 @@ class Offline(Phase):
 
     name = "offline"
 
-    def __init__(self, config: OfflineConfig, training: TrainingConfig, solver: Solver, correction: Correction,
+    def __init__(self, config: OfflineConfig, training: TrainingConfig, solver: Solver, correction: AnyCorrection,
                  targets: Targets):
         self.config, self.correction = config, correction
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
@@ -143,5 +152,5 @@ class Offline(Phase):
 
     def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
         states, labels = (torch.from_numpy(one) for one in source.get(indices))
-        misfit = (self.correction(states) - labels) / self.correction.output_scale
+        misfit = (self.correction(states) - labels) / self.correction.scale_of_outputs()
         return misfit.square().mean(), len(indices) - len(states)

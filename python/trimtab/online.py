@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.correction import Correction
 from trimtab.gradient import get_gradient
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, mean_square
 from trimtab.phase import Phase, cosine
 from trimtab.sections import TrainingConfig
+from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
 
@@ -36,7 +36,7 @@ class Online(Phase):
 
     name = "online"
 
-    def __init__(self, config: TrainingConfig, solver: Solver, correction: Correction, targets: Targets):
+    def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets):
         self.config, self.solver, self.correction = config, solver, correction
         self.epochs, self.batch, self.seed = config.epochs, config.batch, config.seed
         self.gradient = get_gradient(config.gradient, **config.gradient_options)
@@ -44,6 +44,7 @@ class Online(Phase):
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
+        self.visible = solver.spec.visible
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
     def size(self, epoch: int) -> int:
@@ -71,7 +72,8 @@ class Online(Phase):
         start, truth = self._batch(self.windows[steps], indices, self.leads[steps])
         states = rollout(self.solver, self.correction, start, steps, gradient=self.gradient, stride=config.stride,
                          on_blow_up="mark" if config.on_blow_up == "drop" else "raise")
-        return mean_square(states, truth, self._chosen(steps)), len(indices) - int(alive(states).sum())
+        loss = mean_square(states, truth, self._chosen(steps), self.visible)
+        return loss, len(indices) - int(alive(states).sum())
 
     @torch.no_grad()
     def validate(self, boundary: Callable[[], None]) -> tuple[float, int]:
@@ -86,7 +88,8 @@ class Online(Phase):
             window = self.solver.advance(start, steps, correction=self.correction, stride=stride, on_blow_up="mark")
             finite = int(window.alive.sum())
             if finite:
-                total += finite * float(mean_square(torch.from_numpy(window.states), truth, self._chosen(steps)))
+                states = torch.from_numpy(window.states)
+                total += finite * float(mean_square(states, truth, self._chosen(steps), self.visible))
             count, dropped = count + finite, dropped + start.shape[0] - finite
         return total / count if count else float("nan"), dropped
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import queue
 import shutil
@@ -66,9 +67,11 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
     reference = experiment.reference
     changes, coarse = dict(reference.solver), dict(reference.coarse)
     own = {} if "name" in changes else {"name": experiment.solver.name, **experiment.solver.options}
+    own.pop("weight", None)  # of the gradient, not of a run
     truth = {**own, **changes}
     coarse_spin_up = coarse.pop("spin_up", 0.0)
-    if "dt" not in truth:
+    outside = "library" in truth or ":" in truth["name"]  # such a solver says its step itself, and a run looks at it
+    if "dt" not in truth and not outside:
         raise ConfigError("The truth's solver needs its time step: give dt in reference.solver.")
     recipe = Recipe(
         truth=truth,
@@ -85,9 +88,10 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
         filter_width=reference.filter_width,
         shapes={one.name: one.shape for one in spec.fields},
     )
-    whole_steps(recipe.interval, truth["dt"], "reference.interval (or the outer step)")
-    whole_steps(recipe.spin_up, truth["dt"], "reference.spin_up")
-    if recipe.coarse:
+    if not outside:
+        whole_steps(recipe.interval, truth["dt"], "reference.interval (or the outer step)")
+        whole_steps(recipe.spin_up, truth["dt"], "reference.spin_up")
+    if recipe.coarse and not outside:
         whole_steps(coarse_spin_up, recipe.coarse["dt"], "reference.coarse.spin_up")
     return recipe
 
@@ -99,7 +103,8 @@ def reference_path(experiment: Experiment, spec: SolverSpec) -> Path:
     """
     if experiment.reference.file:
         return Path(experiment.reference.file)
-    text = f"{FORMAT} {recipe_of(experiment, spec).to_json()}"
+    recipe = recipe_of(experiment, spec)
+    text = f"{FORMAT} {recipe.to_json()}{_contents(recipe)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Path(os.environ.get("TRIMTAB_CACHE") or ".trimtab-cache") / f"reference-{key}.nc"
 
@@ -154,9 +159,23 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
     return path
 
 
+def _contents(recipe: Recipe) -> str:
+    """What the files of a code say, whose change changes its runs; "" for a solver that is no file."""
+    if "library" not in recipe.truth:
+        return ""
+    sums = []
+    for one in (recipe.truth["library"], *recipe.truth.get("files", ()), recipe.truth.get("stdin", "")):
+        path = Path(one)
+        sums += [hashlib.sha256(file.read_bytes()).hexdigest() for file in ([path] if path.is_file() else sorted(path.rglob("*")))
+                 if one and file.is_file()]
+    return " ".join(["", *sums])
+
+
 def _workers(recipe: Recipe) -> int:
-    size = int(recipe.truth.get("n", 1)) ** max(len(shape) for shape in recipe.shapes.values())
-    steps = (recipe.spin_up + recipe.interval * recipe.snapshots) / recipe.truth["dt"]
+    size = max(int(recipe.truth.get("n", 1)) ** max(len(shape) for shape in recipe.shapes.values()),
+               sum(math.prod(shape) for shape in recipe.shapes.values()))
+    step = recipe.truth.get("dt") or recipe.interval  # of a code that says its own, a guess from below
+    steps = (recipe.spin_up + recipe.interval * recipe.snapshots) / step
     if recipe.runs * steps * size < SMALL_WORK:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

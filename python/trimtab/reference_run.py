@@ -21,7 +21,7 @@ import numpy as np
 import trimtab
 from trimtab.errors import ConfigError, TrimtabError
 from trimtab.files import replacing
-from trimtab.filters import coarsen, random_vorticity, refine
+from trimtab.filters import coarsen, random_vorticity, refine, smooth_waves
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 
@@ -108,7 +108,7 @@ def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener) -> Ite
         work = sum(solver.spec.size * steps for solver, steps in spin_up)
         work += truth.spec.size * stride * (recipe.snapshots - 1)
         done = 0
-        state = _initial(recipe, coarse.spec, run, generator)
+        state = _initial(recipe, coarse, run, generator)
         for solver, steps in spin_up:
             if state.shape[1] != solver.spec.size:
                 state = _refined(state, coarse.spec, solver.spec)
@@ -158,7 +158,10 @@ def _size(recipe: Recipe) -> int:
     return sum(math.prod(shape) for shape in recipe.shapes.values())
 
 
-def _initial(recipe: Recipe, spec: SolverSpec, run: int, generator: np.random.Generator) -> np.ndarray:
+def _initial(recipe: Recipe, solver: Solver, run: int, generator: np.random.Generator) -> np.ndarray:
+    spec = solver.spec
+    if not recipe.initial and hasattr(solver, "initial_state"):
+        return _own_initial(recipe, solver.initial_state(), spec, run, generator)
     if not recipe.initial:
         if len(spec.grid) != 2:
             raise ConfigError(f"reference.initial is empty: give the {spec.size} numbers of an initial state of "
@@ -171,6 +174,28 @@ def _initial(recipe: Recipe, spec: SolverSpec, run: int, generator: np.random.Ge
     if run > 0 or len(recipe.initial) == 1:
         state = state + recipe.perturbation * generator.standard_normal(state.shape)
     return state
+
+
+def _own_initial(recipe: Recipe, state: np.ndarray, spec: SolverSpec, run: int, generator: np.random.Generator) -> np.ndarray:
+    """A code's own start times 1 + perturbation x random smooth waves, the same for all fields of a shape: what is zero, a wall or
+    a mask, stays zero, and fields in balance stay near it. Flags and counters are left alone."""
+    if run == 0:
+        return state.copy()
+    if not recipe.perturbation:
+        raise ConfigError("reference.perturbation = 0 would start every run from the same state: give it a size, 0.01 for instance.")
+    waves: dict[tuple[int, ...], np.ndarray] = {}
+    parts = []
+    for field, values in zip(spec.fields, spec.split(state).values(), strict=True):
+        if field.dtype.startswith("real"):
+            if field.shape not in waves:
+                waves[field.shape] = smooth_waves(field.shape, generator)
+            values = values * (1 + recipe.perturbation * waves[field.shape])
+        parts.append(values.reshape(1, -1))
+    perturbed = np.concatenate(parts, axis=1)
+    if np.array_equal(perturbed, state):
+        raise ConfigError(f"The state that {spec.solver} starts from is zero, and so is a perturbation of it: give reference.initial, or a "
+                          "reference.file.")
+    return perturbed
 
 
 def _refined(state: np.ndarray, spec: SolverSpec, finer: SolverSpec) -> np.ndarray:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import operator
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from trimtab.errors import ConfigError
+import numpy as np
+
+from trimtab.errors import BlowUpError, ConfigError
 from trimtab.state import SolverSpec
 from trimtab.window import Window
 
@@ -77,3 +79,22 @@ def whole_steps(steps: int, stride: int) -> tuple[int, int]:
     if min(counts) < 1:
         raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
     return counts
+
+
+def refuse_blow_up(spec: SolverSpec, failed_step: np.ndarray, steps: int) -> None:
+    """Raise when a member left the finite numbers.
+
+    Args:
+        spec: the solver's.
+        failed_step: (B,) int64, see `Window`.
+        steps: inner steps of the rollout.
+
+    Raises:
+        BlowUpError: which member, and when.
+    """
+    if failed_step.any():
+        members = np.flatnonzero(failed_step)
+        raise BlowUpError(
+            f"The solver {spec.solver} left the finite numbers at inner step {int(failed_step[members].min())} "
+            f"of {steps} ({members.size} of {failed_step.size} members, the first is {int(members[0])}): "
+            "shorten dt, or check the correction's scale.", failed_step)

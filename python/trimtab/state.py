@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ class Field:
         dims: names of its dimensions, slowest first.
         shape: their lengths, in the same order.
         coords: one (length,) float64 array a dimension.
+        hidden: a restart needs it, but no loss and no score looks at it (a previous time level, a flag).
+        dtype: how the solver keeps it; at the border every field is float64.
     """
 
     name: str
@@ -32,11 +35,28 @@ class Field:
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     coords: Mapping[str, np.ndarray] = field(default_factory=dict)
+    hidden: bool = False
+    dtype: str = "float64"
 
     @property
     def size(self) -> int:
         """Number of values of the field."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A named place where a network enters a solver whose network does not see the state itself.
+
+    Args:
+        name: its name.
+        inputs: what the network sees, in the order in which the slot hands it over.
+        outputs: what it returns: each the tendency of the field of the same name.
+    """
+
+    name: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,7 @@ class SolverSpec:
         fields: the fields, in the order in which the flat state holds them.
         time_units: unit of time; "1" when non-dimensional.
         parameters: the parameters in force, by name.
+        slots: named slots; empty where one network sees the state and returns its tendency.
     """
 
     solver: str
@@ -58,11 +79,24 @@ class SolverSpec:
     fields: tuple[Field, ...]
     time_units: str = "1"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    slots: tuple[Slot, ...] = ()
 
     @property
     def size(self) -> int:
         """Length N of one state."""
         return sum(one.size for one in self.fields)
+
+    @property
+    def visible(self) -> np.ndarray | None:
+        """(V,) int64, places of the fields that are not hidden; None when that is all of them."""
+        if not any(one.hidden for one in self.fields):
+            return None
+        return np.flatnonzero(np.concatenate([np.full(one.size, not one.hidden) for one in self.fields]))
+
+    @property
+    def shown(self) -> SolverSpec:
+        """The same without the hidden fields."""
+        return dataclasses.replace(self, fields=tuple(one for one in self.fields if not one.hidden))
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -80,7 +114,7 @@ class SolverSpec:
         """
         views, start = {}, 0
         for one in self.fields:
-            views[one.name] = states[..., start : start + one.size].reshape(*states.shape[:-1], *one.shape)
+            views[one.name] = states[..., start : start + one.size].reshape((*states.shape[:-1], *one.shape))
             start += one.size
         return views
 

@@ -53,7 +53,7 @@ class Targets:
             self._variables = [_variable(self._file, field, self.path) for field in spec.fields]
             runs, snapshots = self._variables[0].shape[:2]
             self.shape = (runs, snapshots, spec.size)
-            self.interval = _interval(self._file, self.path)
+            self.interval = _interval(self._file, self.path, spec.time_units)
             self.skip, self.gap = _match(self.interval, h, self.path)
             self._check_runs()
             self._values: np.ndarray | None = None
@@ -307,13 +307,13 @@ def _variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
     return variable
 
 
-def _interval(file: xr.Dataset, path: Path) -> float:
+def _interval(file: xr.Dataset, path: Path, unit: str) -> float:
     if "time" not in file.coords:
         raise DataError(f"{path} has no coordinate `time`; give every snapshot its time, in the solver's unit.")
     units = str(file["time"].attrs.get("units", "1"))
-    if units != "1":
+    if units not in ("1", unit):
         raise DataError(f"The coordinate `time` of {path} is in {units!r}; give it in the solver's own unit of time, with "
-                        "units = \"1\".")
+                        f"units = {unit!r}.")
     times = np.asarray(file["time"].values)
     if times.ndim != 1 or times.dtype.kind not in "fiu" or not np.isfinite(times).all():
         raise DataError(f"The coordinate `time` of {path} must be one finite number a snapshot.")

@@ -16,10 +16,10 @@ from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.compiled import Compiled
 from trimtab.bridge.runtime import configure_runtime
-from trimtab.bridge.slot import slot_function
+from trimtab.bridge.slot import explained, slot_function
 from trimtab.config import solver_namelists
-from trimtab.errors import BlowUpError, ConfigError, CorrectionError, InputError, SolverError
-from trimtab.solver import OnBlowUp, whole_steps
+from trimtab.errors import ConfigError, InputError, SolverError
+from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
 
@@ -27,25 +27,8 @@ from trimtab.window import Window
 _CHECK_SIGNALS = ctypes.cast(ctypes.pythonapi.PyErr_CheckSignals, ctypes.c_void_p).value
 
 
-def open_solver(name: str, **options: Any) -> FortranSolver:
-    """Open one of trimtab's Fortran solvers.
-
-    Args:
-        name: "lorenz63", "lorenz96", "lorenz96_two_scale", "oscillator" or "qg".
-        options: `dt` (required), `integrator` ("euler", "rk2", "rk3", "rk4") or `order` (1 to 4),
-            `correction_at` ("stage" or "step"), and the solver's own parameters, see `spec.parameters` and README.
-
-    Returns:
-        The solver; several may be open at once.
-
-    Raises:
-        ConfigError: an unknown solver or parameter, or a value out of range, with the solver's own sentence.
-    """
-    return FortranSolver(name, **options)
-
-
 class FortranSolver:
-    """A compiled solver behind the `Solver` protocol; see `open_solver`.
+    """A compiled solver behind the `Solver` protocol; see `trimtab.open_solver`.
 
     Attributes:
         spec: what the solver says of itself.
@@ -72,19 +55,11 @@ class FortranSolver:
         states[0] = start
         failed = np.zeros(start.shape[0], dtype=np.int64)
         self._fill(correction, start)
-        try:
-            with torch.no_grad():  # not inference mode: what a network makes at its first call must serve in the sweep, too
-                api.advance(self._handle, steps * stride, stride, time, states, failed)
-        except CorrectionError as error:
-            if isinstance(self._filling, Compiled):
-                raise CorrectionError(f"In the solver's slot, {self._filling.message.rstrip('.')}.") from error
-            raise
-        if failed.any() and on_blow_up == "raise":
-            members = np.flatnonzero(failed)
-            raise BlowUpError(
-                f"The solver {self.spec.solver} left the finite numbers at inner step {int(failed[members].min())} "
-                f"of {steps * stride} ({members.size} of {failed.size} members, the first is {int(members[0])}): "
-                "shorten dt, or check the correction's scale.", failed)
+        # Not inference mode: what a network makes at its first call must serve in the sweep, too.
+        with explained((self._filling,)), torch.no_grad():
+            api.advance(self._handle, steps * stride, stride, time, states, failed)
+        if on_blow_up == "raise":
+            refuse_blow_up(self.spec, failed, steps * stride)
         h = stride * self.spec.dt
         return Window(states, time + h * np.arange(steps + 1), h, failed)
 

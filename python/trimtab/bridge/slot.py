@@ -7,6 +7,8 @@ answer's (address, context, bytes).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.compile import NotCompiledError
 from trimtab.bridge.compiled import TOLERANCE, Compiled
+from trimtab.errors import CorrectionError
 from trimtab.networks import network_dtype
 from trimtab.session import log
 
@@ -46,6 +49,25 @@ def slot_function(module: nn.Module, size: int, present: Callback | Compiled | N
     if isinstance(present, Callback) and present.module is module and present.dtype == network_dtype(module):
         return present
     return Callback(module)
+
+
+@contextlib.contextmanager
+def explained(fillings: Iterable[Callback | Compiled | None]) -> Iterator[None]:
+    """While a solver runs: a failed call of a compiled form is raised with its own reason, which the solver does not know.
+
+    Args:
+        fillings: of the solver's slots.
+
+    Raises:
+        CorrectionError: with the reason.
+    """
+    try:
+        yield
+    except CorrectionError as error:
+        for one in fillings:
+            if isinstance(one, Compiled) and one.message:
+                raise CorrectionError(f"In the solver's slot, {one.message.rstrip('.')}.") from error
+        raise
 
 
 def _compiled_form(module: nn.Module, size: int, outputs: int, states: Tensor | None) -> Compiled | None:

@@ -261,7 +261,7 @@ class _Problem:
         began = time.perf_counter()
         try:
             states = rollout(counted, self.correction, self.start, self.steps, gradient=variant, stride=self.stride)
-            loss = mean_square(states, self.truth, self.leads)
+            loss = mean_square(states, self.truth, self.leads, self.solver.spec.visible)
             parts = torch.autograd.grad(loss, parameters, allow_unused=True)
         finally:
             hook.remove()
@@ -293,7 +293,7 @@ class _Problem:
         nn.utils.vector_to_parameters(parameters.to(self.centre), self.parameters)
         window = self.solver.advance(self.start, self.steps, correction=self.double, stride=self.stride, on_blow_up="mark")
         states = torch.from_numpy(window.states)
-        return float(mean_square(states, self.truth, self.leads)) if alive(states).all() else math.nan
+        return float(mean_square(states, self.truth, self.leads, self.solver.spec.visible)) if alive(states).all() else math.nan
 
 
 class _Counted:

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: MIT */
+/* Named slots, and the fields of a code as it describes them; see trimtab_slot.h and trimtab.f90. */
+#include "trimtab_option.h"
+#include <math.h>
+
+/* ---- description */
+
+static item_t *item(item_t *list, int *count, int most, const CFI_cdesc_t *array, const CFI_cdesc_t *name,
+                    const CFI_cdesc_t *units, const CFI_cdesc_t *dims, const char *what)
+{
+    item_t one;
+    memset(&one, 0, sizeof one);
+    text_of(name, one.name, WORD);
+    text_of(units, one.units, WORD);
+    text_of(dims, one.dims, WORD);
+    if (!view(array, one.name, &one.array)) return NULL;
+    for (int i = 0; i < *count; i++)
+        if (!strcmp(list[i].name, one.name)) {
+            fail(TRIMTAB_REFUSED, "two of the %s are called %s: give each a name of its own", what, one.name);
+            return NULL;
+        }
+    if (*count >= most) {
+        fail(TRIMTAB_REFUSED, "there are more than %d %s: raise the number in trimtab_slot.c", most, what);
+        return NULL;
+    }
+    list[*count] = one;
+    return &list[(*count)++];
+}
+
+static slot_t *find(const char *name)
+{
+    for (int i = 0; i < T->n_slots; i++)
+        if (!strcmp(T->slots[i].name, name)) return &T->slots[i];
+    return NULL;
+}
+
+static slot_t *make(const char *name)
+{
+    slot_t *slot = find(name);
+    if (slot) return slot;
+    if (T->n_slots >= MOST_SLOTS) {
+        fail(TRIMTAB_REFUSED, "there are more than %d slots: raise the number in trimtab_slot.c", T->n_slots);
+        return NULL;
+    }
+    slot = &T->slots[T->n_slots++];
+    memset(slot, 0, sizeof *slot);
+    snprintf(slot->name, WORD, "%s", name);
+    return slot;
+}
+
+static void describe(void)
+{
+    int before = T->n_fields;
+    T->refreshing = T->described;
+    T->n_fields = 0;
+    for (int i = 0; i < T->n_slots; i++) T->slots[i].ins = T->slots[i].outs = 0, T->slots[i].n = T->slots[i].m = 0;
+    T->present = NULL;
+    trimtab_describe();
+    T->present = NULL;
+    if (!T->status && T->described && T->n_fields != before)
+        fail(TRIMTAB_REFUSED, "trimtab_describe named %d fields at first and %d now: it must always name the same", before, T->n_fields);
+    T->described = 1;
+}
+
+void trimtab_f_clock(const CFI_cdesc_t *dt, const CFI_cdesc_t *units)
+{
+    array_t a;
+    if (!view(dt, "the time step", &a)) return;
+    walk(a, 'r', (char *)&T->clock_dt, 8, 0);
+    text_of(units, T->clock_units, WORD);
+}
+
+void trimtab_f_field(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *units, const CFI_cdesc_t *dims)
+{
+    int64_t size = T->refreshing ? T->fields[T->n_fields].array.size : -1;
+    item_t *one = item(T->fields, &T->n_fields, MOST_FIELDS, array, name, units, dims, "fields");
+    if (one && size >= 0 && one->array.size != size)
+        fail(TRIMTAB_REFUSED, "the field %s had %lld numbers at first and has %lld now: a state keeps its size", one->name,
+             (long long)size, (long long)one->array.size);
+}
+
+void trimtab_f_hidden(CFI_cdesc_t *array, const CFI_cdesc_t *name)
+{
+    int before = T->n_fields;
+    trimtab_f_field(array, name, NULL, NULL);
+    if (T->n_fields > before) T->fields[before].hidden = true;
+}
+
+void trimtab_f_slot(const CFI_cdesc_t *name)
+{
+    char word[WORD];
+    text_of(name, word, WORD);
+    T->present = make(word);
+}
+
+static void port(int outputs, const CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *units, const CFI_cdesc_t *dims)
+{
+    if (!T->present) {
+        fail(TRIMTAB_REFUSED, "trimtab_input and trimtab_output stand below their slot: call trimtab_slot('NAME') first");
+        return;
+    }
+    item_t *one = outputs ? item(T->present->out, &T->present->outs, MOST_PORTS, array, name, units, dims, "outputs of a slot")
+                          : item(T->present->in, &T->present->ins, MOST_PORTS, array, name, units, dims, "inputs of a slot");
+    int64_t *total = outputs ? &T->present->m : &T->present->n;
+    if (!one) return;
+    one->at = *total;
+    *total += one->array.size;
+}
+
+void trimtab_f_input(const CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *units, const CFI_cdesc_t *dims)
+{
+    port(0, array, name, units, dims);
+}
+
+void trimtab_f_output(const CFI_cdesc_t *array, const CFI_cdesc_t *name) { port(1, array, name, NULL, NULL); }
+
+static void put_items(char *text, int64_t room, int64_t *at, const char *key, const item_t *list, int count)
+{
+    put(text, room, at, "\"%s\": [", key);
+    for (int i = 0; i < count; i++) {
+        put(text, room, at, "%s{", i ? ", " : "");
+        put_word(text, room, at, "name", list[i].name);
+        put_word(text, room, at, "units", list[i].units);
+        put_word(text, room, at, "dims", list[i].dims);
+        put_word(text, room, at, "kind", KIND[list[i].array.kind]);
+        int64_t span = WIDTH[list[i].array.kind];
+        for (int k = 0; k < list[i].array.rank; k++) span += (list[i].array.extent[k] - 1) * list[i].array.stride[k];
+        put(text, room, at, "\"address\": %lld, \"span\": %lld, ", (long long)(intptr_t)list[i].array.base, (long long)span);
+        put(text, room, at, "\"hidden\": %s, \"shape\": [", list[i].hidden ? "true" : "false");
+        for (int k = 0; k < list[i].array.rank; k++) put(text, room, at, "%s%lld", k ? ", " : "", (long long)list[i].array.extent[k]);
+        put(text, room, at, "]}");
+    }
+    put(text, room, at, "]");
+}
+
+int64_t trimtab_slot_description(char *text, int64_t length)
+{
+    int64_t at = 0;
+    describe();
+    if (T->status) return 0;
+    put(text, length, &at, "{\"version\": %d, \"dt\": %.17g, ", TRIMTAB_SLOT_VERSION, T->clock_dt);
+    put_word(text, length, &at, "time_units", T->clock_units);
+    put_items(text, length, &at, "fields", T->fields, T->n_fields);
+    put(text, length, &at, ", \"options\": [");
+    for (int i = 0; i < T->n_options; i++) {
+        put(text, length, &at, "%s{", i ? ", " : "");
+        put_word(text, length, &at, "name", T->options[i].name);
+        put_word(text, length, &at, "value", T->options[i].value);
+        put(text, length, &at, "\"given\": %s, \"asked\": %s}", T->options[i].given ? "true" : "false", T->options[i].asked ? "true" : "false");
+    }
+    put(text, length, &at, "], \"slots\": [");
+    for (int i = 0; i < T->n_slots; i++) {
+        put(text, length, &at, "%s{", i ? ", " : "");
+        put_word(text, length, &at, "name", T->slots[i].name);
+        put_items(text, length, &at, "inputs", T->slots[i].in, T->slots[i].ins);
+        put(text, length, &at, ", ");
+        put_items(text, length, &at, "outputs", T->slots[i].out, T->slots[i].outs);
+        put(text, length, &at, "}");
+    }
+    put(text, length, &at, "]}");
+    return at;
+}
+
+/* ---- failures, the state */
+
+void trimtab_f_refuse(const CFI_cdesc_t *why)
+{
+    char text[sizeof T->sentence];
+    text_of(why, text, sizeof text);
+    fail(TRIMTAB_REFUSED, "%s", text);
+}
+
+int64_t trimtab_slot_status(char *text, int64_t length)
+{
+    if (text && length > 0) snprintf(text, (size_t)length, "%s", T->status ? T->sentence : "");
+    return T->status;
+}
+
+void trimtab_slot_clear(void) { T->status = 0; }
+void trimtab_slot_go_on(int (*ask)(void)) { T->go_on = ask; }
+void trimtab_slot_handshake(int64_t n) { T->handshake = n; }
+
+bool trimtab_f_go_on(void)
+{
+    if (!T->status && T->go_on && T->go_on()) fail(TRIMTAB_INTERRUPTED, "the rollout was interrupted");
+    return !T->status;
+}
+
+/* The state as the adapter hands it over, checked against the fields. */
+static char *state_of(const CFI_cdesc_t *state)
+{
+    array_t a;
+    int64_t n = T->handshake;
+    if (!T->handshake) {
+        describe();
+        for (int i = 0; i < T->n_fields; i++) n += T->fields[i].array.size;
+    }
+    if (T->status || !view(state, "the state in trimtab_get_state or trimtab_set_state", &a)) return NULL;
+    if (a.kind != REAL8 || a.size != n || a.rank != 1 || (n > 1 && a.stride[0] != 8)) {
+        fail(TRIMTAB_REFUSED, "the state in trimtab_get_state and trimtab_set_state is %lld numbers of kind %s, where Python has %lld "
+             "of real64: declare it real(c_double) :: state(n), and leave out -freal-8-real-4 and its kin for the adapter",
+             (long long)a.size, KIND[a.kind], (long long)n);
+        return NULL;
+    }
+    return a.base;
+}
+
+void trimtab_f_from_fields(CFI_cdesc_t *state)
+{
+    char *memory = state_of(state);
+    if (!memory) return;
+    for (int i = 0; i < T->n_fields; memory += 8 * T->fields[i++].array.size) {
+        walk(T->fields[i].array, 'r', memory, 8, 0);
+        if (T->fields[i].array.kind == INT8)
+            for (int64_t k = 0; k < T->fields[i].array.size; k++)
+                if (fabs(((double *)memory)[k]) > 9007199254740992.0)
+                    fail(TRIMTAB_REFUSED, "the field %s holds whole numbers beyond 2**53, which real64 does not: describe its halves as "
+                         "integer(4)", T->fields[i].name);
+    }
+}
+
+void trimtab_f_to_fields(const CFI_cdesc_t *state)
+{
+    char *memory = state_of(state);
+    if (!memory) return;
+    if (T->handshake) {
+        for (int64_t i = 0; i < T->handshake; i++)
+            if (((double *)memory)[i] != (double)(i + 1)) {
+                fail(TRIMTAB_REFUSED, "number %lld of the state was sent as %lld and arrived as %g: Fortran and Python differ in kind or "
+                     "byte order", (long long)i + 1, (long long)i + 1, ((double *)memory)[i]);
+                break;
+            }
+        T->handshake = 0;
+        return;
+    }
+    for (int i = 0; i < T->n_fields; memory += 8 * T->fields[i++].array.size) walk(T->fields[i].array, 'w', memory, 8, 0);
+}
+
+/* ---- slots */
+
+int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *context, int64_t bytes)
+{
+    if (bytes != 4 && bytes != 8) {
+        fail(TRIMTAB_REFUSED, "a correction works in 4 or 8 bytes a number, not in %lld", (long long)bytes);
+        return T->status;
+    }
+    if (*name && !(T->described ? find(name) : make(name))) fail(TRIMTAB_REFUSED, "there is no slot %s in this code", name);
+    for (int i = 0; i < T->n_slots; i++)
+        if (!*name || !strcmp(T->slots[i].name, name)) {
+            T->slots[i].function = function;
+            T->slots[i].context = context;
+            T->slots[i].bytes = bytes;
+        }
+    return T->status;
+}
+
+void trimtab_slot_empty(const char *name)
+{
+    for (int i = 0; i < T->n_slots; i++)
+        if (!*name || !strcmp(T->slots[i].name, name)) T->slots[i].function = NULL;
+}
+
+int64_t trimtab_slot_calls(const char *name)
+{
+    int64_t calls = 0;
+    for (int i = 0; i < T->n_slots; i++)
+        if (!*name || !strcmp(T->slots[i].name, name)) calls += T->slots[i].calls;
+    return calls;
+}
+
+/* The next call of each slot is recorded; the inputs of the record before go to `inputs`. Returns the slots not called since. */
+int64_t trimtab_slot_record(double *inputs, int64_t n)
+{
+    int64_t missing = 0, total = 0;
+    for (int i = 0; i < T->n_slots; total += T->slots[i++].n) {
+        if (T->recording && inputs && total + T->slots[i].n <= n && T->slots[i].recorded)
+            memcpy(inputs + total, T->slots[i].seen, sizeof(double) * (size_t)T->slots[i].n);
+        missing += !T->slots[i].recorded;
+        T->slots[i].recorded = false;
+    }
+    T->recording = true;
+    return missing;
+}
+
+bool trimtab_f_filled(const CFI_cdesc_t *name)
+{
+    char word[WORD];
+    slot_t *slot;
+    if (T->status) return false;
+    text_of(name, word, WORD);
+    slot = find(word);
+    if (!slot || !slot->function) return false;
+    if (!T->described) describe();
+    if (slot->room < slot->n) {
+        free(slot->inputs);
+        free(slot->seen);
+        slot->inputs = malloc(8 * (size_t)slot->n);
+        slot->seen = malloc(8 * (size_t)slot->n);
+        slot->room = slot->inputs && slot->seen ? slot->n : 0;
+        if (!slot->room) fail(TRIMTAB_REFUSED, "no memory for the inputs of the slot %s", word);
+    }
+    T->present = slot;
+    slot->given = 0;
+    slot->answer = NULL;
+    return !T->status;
+}
+
+/* An input or output of the present slot by name. */
+static item_t *port_of(const CFI_cdesc_t *array, const CFI_cdesc_t *name, int outputs, array_t *a)
+{
+    char word[WORD];
+    if (T->status || !T->present) return NULL;
+    text_of(name, word, WORD);
+    item_t *list = outputs ? T->present->out : T->present->in;
+    for (int i = 0; i < (outputs ? T->present->outs : T->present->ins); i++)
+        if (!strcmp(list[i].name, word)) {
+            if (!view(array, word, a)) return NULL;
+            if (a->size == list[i].array.size) return &list[i];
+            fail(TRIMTAB_REFUSED, "the slot %s has %lld numbers of %s, and trimtab_describe says %lld", T->present->name,
+                 (long long)a->size, word, (long long)list[i].array.size);
+            return NULL;
+        }
+    fail(TRIMTAB_REFUSED, "the slot %s has no %s %s: name it in trimtab_describe, below trimtab_slot", T->present->name,
+         outputs ? "output" : "input", word);
+    return NULL;
+}
+
+void trimtab_f_give(const CFI_cdesc_t *array, const CFI_cdesc_t *name)
+{
+    array_t a;
+    item_t *one = port_of(array, name, 0, &a);
+    if (!one) return;
+    walk(a, 'r', (char *)T->present->inputs + T->present->bytes * one->at, T->present->bytes, 0);
+    T->present->given += a.size;
+}
+
+void trimtab_f_ask(void)
+{
+    slot_t *slot = T->present;
+    if (T->status || !slot) return;
+    if (slot->given != slot->n) {
+        fail(TRIMTAB_REFUSED, "the slot %s was given %lld of its %lld inputs: call trimtab_give once for each before trimtab_ask",
+             slot->name, (long long)slot->given, (long long)slot->n);
+        return;
+    }
+    if (T->recording && !slot->recorded) {
+        for (int64_t i = 0; i < slot->n; i++)
+            slot->seen[i] = slot->bytes == 8 ? ((double *)slot->inputs)[i] : (double)((float *)slot->inputs)[i];
+        slot->recorded = true;
+    }
+    slot->calls++;
+    slot->answer = slot->function(slot->context, slot->inputs, slot->n, 1, T->clock_dt);
+    if (!slot->answer) fail(TRIMTAB_CORRECTION_FAILED, "the correction in the slot %s failed or never ran", slot->name);
+}
+
+void trimtab_f_add(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *factor)
+{
+    array_t a, f;
+    double by = 1;
+    item_t *one = port_of(array, name, 1, &a);
+    if (!one) return;
+    if (factor) {
+        if (!view(factor, "the factor of trimtab_add", &f)) return;
+        walk(f, 'r', (char *)&by, 8, 0);
+    }
+    if (a.kind != REAL4 && a.kind != REAL8) fail(TRIMTAB_REFUSED, "%s is %s: only real and complex arrays can be added to", one->name, KIND[a.kind]);
+    else if (!T->present->answer) fail(TRIMTAB_REFUSED, "trimtab_add comes after trimtab_ask, and the slot %s was not asked", T->present->name);
+    else walk(a, 'a', (char *)T->present->answer + T->present->bytes * one->at, T->present->bytes, by);
+}

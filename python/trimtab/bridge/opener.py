@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""The one door to solvers: trimtab's own, a code with an adapter, a Python class."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trimtab.bridge.coupled import CoupledSolver, IsolatedCode
+from trimtab.bridge.fortran_solver import FortranSolver
+from trimtab.errors import ConfigError
+from trimtab.isolation import open_isolated
+from trimtab.solver import Solver
+
+WORKERS = ("isolation", "snapshot", "instances", "timeout")
+
+
+def open_solver(name: str, **options: Any) -> Any:
+    """Open a solver by name.
+
+    Args:
+        name: "lorenz63", "lorenz96", "lorenz96_two_scale", "oscillator" or "qg"; any name together with `library`, for a code
+            with an adapter; or "package.module:Class", for a class of yours with `spec`, `advance` and `close`.
+        options: of trimtab's own, `dt` (required), `integrator` ("euler", "rk2", "rk3", "rk4") or `order` (1 to 4),
+            `correction_at` ("stage" or "step"), and the solver's parameters, see `spec.parameters` and README. With `library`,
+            see `open_code`; of a class, its arguments.
+
+    Returns:
+        The solver; several may be open at once.
+
+    Raises:
+        ConfigError: an unknown solver or parameter, or a value out of range, with the solver's own sentence.
+    """
+    if ":" in name:
+        return _open_class(name, options)
+    if "library" in options:
+        return open_code(name, **options)
+    return FortranSolver(name, **options)
+
+
+def open_code(name: str, *, library: str, isolation: str = "process", snapshot: str = "none", instances: int = 1,
+              timeout: float = 0.0, files: Any = (), stdin: str = "", namelist: Mapping[str, Any] | None = None,
+              weight: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Open a code with an adapter.
+
+    Args:
+        name: its name.
+        library: the shared library of its sources and the adapter.
+        isolation: "process" (the code runs in a process of its own, which a STOP ends and nothing else), "fork" (each rollout
+            in a copy of a prepared process, so that nothing the code remembers goes from one to the next) or "none" (in this
+            process: fastest to open, ended by a STOP); see `trimtab.isolation`.
+        snapshot: "image": before each rollout the code's static memory is put back as it was when opened.
+        instances, timeout: see `trimtab.isolation.IsolatedSolver`.
+        files: files and folders that are copied into the folder in which the code runs.
+        stdin: the file that it reads as standard input.
+        namelist: file -> group -> variable -> value, changed in the copies.
+        weight: how the slots' outputs enter the state; `trimtab couple check` writes it.
+        options: what the adapter takes with trimtab_option.
+
+    Raises:
+        ConfigError: a missing file, an unknown option, or the adapter's own sentence.
+        SolverStopped: the code stopped while it was set up.
+    """
+    given = {"library": str(Path(library).absolute()), "files": tuple(str(Path(one).absolute()) for one in files),
+             "stdin": str(Path(stdin).absolute()) if stdin else "", "namelist": dict(namelist or {})}
+    if isolation == "none":
+        if instances != 1 or timeout or snapshot != "none":
+            raise ConfigError("solver.instances, timeout and snapshot need isolation = \"process\" or \"fork\".")
+        return CoupledSolver(name, weight=weight, **given, **options)
+    named: dict[str, Any] = {"isolation": isolation, "snapshot": snapshot, "instances": instances, "timeout": timeout}
+    if snapshot != "none":
+        named["libraries"] = (Path(library).name,)
+    inner = open_isolated("trimtab.bridge.coupled:CoupledSolver", {"name": name, **given, **options, "alone": True}, **named)
+    return IsolatedCode(inner, weight or {})
+
+
+def _open_class(name: str, options: dict[str, Any]) -> Solver:
+    module, _, attribute = name.partition(":")
+    try:
+        kind: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"The solver {name!r} cannot be imported: {error}.") from error
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"The solver {name} does not take these arguments: {error}.") from error
+    solver: Solver = kind(**options)
+    if not isinstance(solver, Solver):
+        raise ConfigError(f"{name!r} gave a {type(solver).__name__}; a solver has `spec`, `advance` and `close`, see trimtab.solver.")
+    return solver

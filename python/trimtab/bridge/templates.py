@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""What `trimtab couple init` lays down: the files of bridge/legacy, with the name filled in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from trimtab.errors import ConfigError
+
+LEGACY = Path(__file__).parent / "legacy"
+
+
+def lay_down(folder: str | Path, name: str, *, fixed: bool = False) -> list[Path]:
+    """Write the templates for a code into a folder.
+
+    Args:
+        folder: made when it is not there.
+        name: of the code: letters, digits and underscores, as a Fortran name.
+        fixed: the adapter in fixed form.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: a name that is none in Fortran, or a file that is already there.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+        raise ConfigError(f"--name {name!r} must be small letters, digits and underscores, beginning with a letter: it becomes the "
+                          "Fortran procedure NAME_correct.")
+    folder = Path(folder)
+    adapter, other = ("adapter.f", "adapter.f90") if fixed else ("adapter.f90", "adapter.f")
+    written = {folder / path.name.replace("NAME", name): path.read_text(encoding="utf-8") for path in sorted(LEGACY.iterdir())
+               if path.is_file() and path.name != other}
+    there = [path.name for path in written if path.exists()]
+    if there:
+        raise ConfigError(f"{folder} already holds {', '.join(there)}: give another folder, or move them away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in written.items():
+        path.write_text(re.sub(r"NAME(?=[^A-Z]|$)", name, text).replace("ADAPTER", adapter), encoding="utf-8")
+    return list(written)

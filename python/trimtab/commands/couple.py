@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""`trimtab couple init` and `trimtab couple check`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+TEXT = "couple a Fortran code of your own: lay down an adapter, check what was filled in"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """See `trimtab.commands`."""
+    parts = parser.add_subparsers(dest="part", required=True, metavar="init | check")
+    init = parts.add_parser("init", help="lay down adapter, build files, TOML and network")
+    init.add_argument("folder", metavar="DIR", help="where to")
+    init.add_argument("--name", required=True, help="the code's name, as a Fortran name")
+    init.add_argument("--fixed", action="store_true", help="the adapter in fixed form")
+    check = parts.add_parser("check", help="restart, weight of the correction, gradient, cost: one table, one remedy a line")
+    check.add_argument("source", metavar="DIR|TOML", help="the TOML, or the folder that holds one")
+    check.add_argument("--keep", action="store_true", help="do not write the measured weight into the TOML")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; see `trimtab.commands`. `check` ends with 1 when something is bad."""
+    if options.part == "init":
+        from trimtab.bridge.templates import lay_down
+
+        for path in lay_down(options.folder, options.name, fixed=options.fixed):
+            print(path)
+        print("Fill in what is marked FILL in the adapter, the Makefile and the TOML; README.md there says how.")
+        return 0
+    from trimtab.coupling.doctor import check_coupling, print_findings
+
+    findings = check_coupling(options.source, write=not options.keep, tell=lambda name: print(f"checking: {name}", file=sys.stderr))
+    print_findings(findings)
+    return int(any(one.state == "bad" for one in findings))

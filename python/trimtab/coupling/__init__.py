@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The doctor of coupled codes: `trimtab couple check`."""

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""The process in which the doctor's checks run: the code may end it, and only it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from trimtab.config import load_experiment
+from trimtab.coupling import checks
+from trimtab.coupling.bench import Bench
+from trimtab.coupling.finding import Finding
+from trimtab.coupling.restart import check_restart
+from trimtab.coupling.weight import check_weight
+from trimtab.errors import TrimtabError
+
+ORDER = ("description", "files", "empty slot", "restart", "weight", "gradient", "memory", "cost", "blow-up")
+PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
+    "description": checks.check_description,
+    "files": checks.check_files,
+    "empty slot": checks.check_empty_slot,
+    "restart": check_restart,
+    "memory": checks.check_memory,
+    "cost": checks.check_cost,
+    "blow-up": checks.check_stop,
+}
+
+
+def work() -> None:
+    """Read {"toml", "checks", "weight"} as JSON, answer each check with {"begin"} and {"findings"}, JSON lines."""
+    messages = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not mix with the messages
+    task = json.load(sys.stdin)
+
+    def tell(**message: Any) -> None:
+        messages.write(json.dumps(message) + "\n")
+
+    tell(begin="open")
+    try:
+        bench = Bench(load_experiment(task["toml"]))
+    except TrimtabError as error:
+        tell(findings=[asdict(Finding("open", "bad", str(error), "mend that first"))])
+        return
+    except Exception:
+        tell(findings=[asdict(Finding("open", "bad", traceback.format_exc().strip().splitlines()[-1], "mend that first"))])
+        return
+    tell(findings=[])
+    weight = task["weight"]
+    for name in task["checks"]:
+        tell(begin=name)
+        try:
+            if name == "weight":
+                found, weight = check_weight(bench)
+                tell(findings=[asdict(one) for one in found], weight=weight)
+            elif name == "gradient":
+                tell(findings=[asdict(one) for one in checks.check_gradient(bench, weight or {})])
+            else:
+                tell(findings=[asdict(one) for one in PLAIN[name](bench)])
+        except Exception as error:
+            last = "" if isinstance(error, TrimtabError) else f"{type(error).__name__}: "
+            tell(findings=[asdict(Finding(name, "bad", f"{last}{error}", "mend that, then check again"))])
+            if not isinstance(error, TrimtabError):
+                traceback.print_exc()
+    bench.close()

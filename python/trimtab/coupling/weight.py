@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""A constant tendency must move its field by c h: with which weight does it?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trimtab.coupling.bench import Bench
+from trimtab.coupling.finding import Finding
+from trimtab.files import replacing
+from trimtab.filters import smooth_waves
+from trimtab.slot_weight import named_outputs
+from trimtab.state import Field
+
+SMALLEST = 0.01         # a response below it, in c h, is the flow's own
+EARLY, LATE = 4, 8      # outer steps between which a lasting tendency's drift is measured; even, for leapfrog
+SNAP, SNAP_STEADY = 0.05, 0.15
+RELATIVE = {"real32": 1e-3, "real64": 1e-6}  # size of the push, of the field's
+
+
+def check_weight(bench: Bench) -> tuple[list[Finding], dict[str, Any]]:
+    """Push each output, look at every field; the findings, and [solver] weight ({} when it is what is believed anyway)."""
+    findings, steady, step = [], {}, {}
+    before = bench.solver.library.calls()
+    bench.run(bench.state, 1, noop=True)
+    calls = bench.solver.library.calls() - before
+    if calls == 0:
+        return [Finding("weight", "bad", "one step calls the slot not once", "call the correction where every step passes")], {}
+    position = 0
+    for name, output in named_outputs(bench.spec).items():
+        part = slice(position, position + output.size)
+        position += output.size
+        own = next((one for one in bench.spec.fields if one.name == output.name and one.shape == output.shape), None)
+        if own is None:
+            findings.append(Finding(f"weight of {name}", "bad", f"there is no field {output.name!r} of shape {output.shape}",
+                                    "an output is the tendency of the field of its name, in its shape: describe that section"))
+            continue
+        finding, drift, response = _measure(bench, name, output, own, part, calls)
+        findings.append(finding)
+        steady[name], step[name] = drift, response
+    own_names = {name: one.name for name, one in named_outputs(bench.spec).items()}
+    plain = all(steady[one] == 1 and step[one] == {own_names[one]: 1.0} for one in steady)
+    return findings, {} if plain or not steady else {"stride": bench.stride, "steady": steady, "step": step}
+
+
+def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, calls: int) -> tuple[Finding, float, dict[str, float]]:
+    stride, h = bench.stride, bench.stride * bench.spec.dt
+    pattern = 1 + 0.5 * smooth_waves(output.shape, np.random.default_rng(0)).clip(-1.5, 1.5)
+    values = bench.spec.split(bench.state)[own.name]
+    size = float(np.abs(values).max()) or 1.0
+    push = RELATIVE.get(own.dtype, 1e-6) * size / h
+    outputs = np.zeros(sum(one.size for one in named_outputs(bench.spec).values()))
+    outputs[part] = push * pattern.ravel()
+    pushed = bench.run(bench.state, LATE, stride=stride, outputs=outputs)
+    free = bench.run(bench.state, LATE, stride=stride, noop=True)
+    moved = {one: views / (push * h * pattern) for one, views in bench.spec.split(pushed - free).items()
+             if views.shape[1:] == output.shape}
+    response = {one: _snapped(float(np.median(view[1])), SNAP) for one, view in moved.items()}
+    response = {one: weight for one, weight in response.items() if abs(weight) > SMALLEST or one == own.name}
+    drift = float(np.median(moved[own.name][LATE] - moved[own.name][EARLY])) / (LATE - EARLY)
+    if set(response) == {own.name} and not any(one.hidden and one.shape == own.shape for one in bench.spec.fields):
+        drift = response[own.name]  # one time level: the first step tells, before the flow answers
+    drift = _snapped(drift, SNAP_STEADY)
+    spread = float(np.median(np.abs(moved[own.name][1] - np.median(moved[own.name][1])))) / max(1e-300, abs(response[own.name]))
+    others = "".join(f", {one} by {weight:.3g}" for one, weight in response.items() if one != own.name)
+    found = (f"one step moves {own.name} by {response[own.name]:.3g} c h{others}; a lasting tendency by {drift:.3g} c a unit of time; "
+             f"{calls} call{'s' * (calls > 1)} a step")
+    check = f"weight of {name}"
+    if abs(drift) <= SMALLEST and abs(response[own.name]) <= SMALLEST:
+        return Finding(check, "bad", found, "the output does not arrive: call the correction after the tendency is complete and before it "
+                       "is used, and add to the array that the step uses"), drift, response
+    if spread > 0.3:
+        return Finding(check, "note", found + f"; not in proportion everywhere (spread {spread:.0%})",
+                       "a limiter, a mask or a filter stands behind it: fine where that is meant"), drift, response
+    if drift != 1:
+        return Finding(check, "note", found, f"it acts {drift:.3g} times as strong as its unit says (counted in every sweep of a split step, "
+                       "or multiplied by another dt): right all the same, as the weight is known to the gradient; a factor in trimtab_add "
+                       "mends it"), drift, response
+    return Finding(check, "ok", found), drift, response
+
+
+def _snapped(weight: float, within: float) -> float:
+    """The next half, when it is near; else three digits."""
+    half = round(2 * weight) / 2
+    return half if half and abs(weight - half) <= within * abs(half) else float(f"{weight:.3g}")
+
+
+def write_weight(path: Path, weight: dict[str, Any]) -> bool:
+    """Put `weight = ...` under [solver] in a TOML, in place of one that is there, and nothing else; whether the file changed."""
+    text = path.read_text(encoding="utf-8")
+    section = re.search(r"^\[solver\][^\n]*\n(?:(?!^\[).*\n?)*", text, re.MULTILINE)
+    if section is None:
+        return False
+    body = re.sub(r"^weight\s*=.*\n?", "", section[0], flags=re.MULTILINE)
+    if weight:
+        line = f"weight = {_inline(weight)}  # measured by trimtab couple check\n"
+        body = re.sub(r"^(library\s*=.*\n)", lambda found: found[1] + line, body, count=1, flags=re.MULTILINE)
+    changed = text[: section.start()] + body + text[section.end() :]
+    if changed == text:
+        return False
+    with replacing(path) as partial:
+        partial.write_text(changed, encoding="utf-8")
+    return True
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key if re.fullmatch(r'[A-Za-z0-9_-]+', key) else repr(key)} = {_inline(one)}"
+                               for key, one in value.items()) + "}"
+    return repr(value)

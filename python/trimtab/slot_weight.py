@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""How the outputs of a solver's slots enter its state: effective weights, as `trimtab couple check` measures them.
+
+An output c held over an outer step of length h moves the fields by h times their weights. Two weights matter: the steady
+one, of a drift that lasts (1 when c is the tendency that the code believes it is, 2 when a split sweep counts it twice), and
+that of one step alone (leapfrog moves the new level by 2 dt c, and an Asselin filter the old one by a little).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimtab.errors import ConfigError
+from trimtab.state import Field, SolverSpec
+
+
+class SlotWeight:
+    """The transpose of how the slots' outputs enter the state.
+
+    Args:
+        spec: the solver's.
+        weight: {"stride": s, "steady": {output: w}, "step": {output: {field: w}}} of outputs by name ("slot.output" with
+            several slots); w per unit of time, "step" at outer steps of s inner ones. What is left out is 1 for the output's own
+            field and 0 for others.
+
+    Raises:
+        ConfigError: an unknown output or field, or a weight that is no number.
+    """
+
+    def __init__(self, spec: SolverSpec, weight: Mapping[str, Any]):
+        self.spec = spec
+        self.stride = weight.get("stride", 0)
+        self.outputs_by_name = named_outputs(spec)
+        known = set(self.outputs_by_name)
+        if set(weight) - {"stride", "steady", "step"} or not isinstance(self.stride, int):
+            raise ConfigError(f"solver.weight = {dict(weight)} has the keys stride, steady and step; let `trimtab couple check` write it.")
+        self.steady: dict[str, float] = dict(weight.get("steady", {}))
+        self.step: dict[str, dict[str, float]] = {key: dict(value) for key, value in weight.get("step", {}).items()}
+        for one in (*self.steady, *self.step):
+            if one not in known:
+                raise ConfigError(f"solver.weight speaks of an output {one!r}; the adapter describes {', '.join(known) or 'none'}: let "
+                                  "`trimtab couple check` write it anew.")
+        self._parts, start = {}, 0
+        for field in spec.fields:
+            self._parts[field.name] = (field, slice(start, start + field.size))
+            start += field.size
+        for output, fields in self.step.items():
+            for name in fields:
+                if name not in self._parts or self._parts[name][0].shape != self.outputs_by_name[output].shape:
+                    raise ConfigError(f"solver.weight says that the output {output!r} moves the field {name!r}, which is none of its "
+                                      "shape: let `trimtab couple check` write it anew.")
+
+    def transpose(self, lam: Tensor, stride: int, steady: bool) -> Tensor:
+        """The cotangent of the slots' outputs.
+
+        Args:
+            lam: (B, N) float64, cotangent of the state.
+            stride: inner steps an outer step.
+            steady: the weight of a lasting drift, or of one outer step alone.
+
+        Returns:
+            (B, M') float64.
+
+        Raises:
+            ConfigError: an output that is the tendency of no field, or weights measured at another stride.
+        """
+        parts = []
+        for name in self.outputs_by_name:
+            total = None
+            for field, weight in self.of(name, stride, steady).items():
+                part = weight * lam[:, self._parts[field][1]]
+                total = part if total is None else total + part
+            assert total is not None
+            parts.append(total)
+        return torch.cat(parts, 1)
+
+    def outputs(self, tendencies: np.ndarray, stride: int) -> np.ndarray:
+        """The outputs that give a state's tendency over one outer step: (B, N) to (B, M') float64.
+
+        Raises:
+            ConfigError: see `transpose`.
+        """
+        parts = []
+        for name, field in self.outputs_by_name.items():
+            own = self.of(name, stride, False)[field.name]
+            parts.append(tendencies[:, self._parts[field.name][1]] / own)
+        return np.concatenate(parts, 1)
+
+    def of(self, output: str, stride: int, steady: bool) -> dict[str, float]:
+        """Field -> weight of one output."""
+        field = self.outputs_by_name[output]
+        own = self._parts.get(field.name)
+        if own is None or own[0].shape != field.shape:
+            there = f"a field of that name has shape {own[0].shape}" if own else "there is no field of that name"
+            raise ConfigError(f"The output {output!r} of shape {field.shape} must be the tendency of a field of its name and shape for a "
+                              f"gradient, and {there}: describe that field, or the same section of it.")
+        if steady:
+            return {field.name: float(self.steady.get(output, 1.0))}
+        step = self.step.get(output)
+        if step is None:
+            return {field.name: 1.0}
+        if self.stride != stride:
+            raise ConfigError(f"solver.weight was measured at training.stride = {self.stride}, and {stride} is asked for: run "
+                              "`trimtab couple check` again.")
+        return {name: float(weight) for name, weight in step.items()}
+
+
+def named_outputs(spec: SolverSpec) -> dict[str, Field]:
+    """All outputs of a solver's slots in order, by the name that solver.weight uses."""
+    several = len(spec.slots) > 1
+    return {f"{slot.name}.{one.name}" if several else one.name: one for slot in spec.slots for one in slot.outputs}
