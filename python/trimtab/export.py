@@ -28,7 +28,7 @@ from trimtab.state import Field
 
 LIBRARY, PROGRAM, SCRIPT, PARAMETERS, MANIFEST, NOTE = (
     "correction.so", "correction.pt2", "correction.ts", "parameters.bin", "manifest.json", "README.md")
-SOURCES = ("correction.h", "compiled.c", "exported.c", "open.c")
+SOURCES = ("correction.h", "compiled.c", "exported.c", "open.c", "production.f90")
 LINE = 64  # bytes: numbers begin at multiples of it
 _SAMPLES = 4
 
