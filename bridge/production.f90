@@ -25,7 +25,7 @@ contains
     character(*), intent(in) :: slot       !< its name in the adapter
     character(*), intent(in) :: path       !< ' ' for what the environment variable TRIMTAB_CORRECTION names
     integer, intent(out) :: status         !< 0 when it worked; the slot stays empty otherwise
-    character(*), intent(out) :: message   !< one sentence when it did not
+    character(:), allocatable, intent(out) :: message   !< one sentence when it did not
     character(kind=c_char), target :: text(1024)
     character(len(slot) + 1, c_char), target :: c_slot
     character(len(path) + 1, c_char), target :: c_path
@@ -35,9 +35,9 @@ contains
     text = c_null_char
     status = trimtab_fill_slot(c_loc(c_slot), c_loc(c_path), c_loc(text), size(text, kind=c_int64_t))
     message = ''
-    do i = 1, min(len(message), size(text))
+    do i = 1, size(text)
       if (text(i) == c_null_char) exit
-      message(i:i) = text(i)
+      message = message//text(i)
     end do
   end subroutine trimtab_load_correction
 end module trimtab_production

@@ -22,7 +22,7 @@ from trimtab import export
 from trimtab.__main__ import main
 from trimtab.bridge.compiled import installed, torch_folder
 from trimtab.checkpoint import build_correction, load_correction, provenance, save_checkpoint, saved_spec, state_of
-from trimtab.config import dump_experiment, parse_experiment
+from trimtab.config import dump_experiment, parse_experiment, solver_namelists
 from trimtab.embedded import open_correction
 from trimtab.errors import CheckpointError, ConfigError
 from trimtab.files import only_writer
@@ -97,11 +97,9 @@ def start_file(path, states):
 
 def namelist(tmp_path, solver, correction, u0, steps=6, stride=2, name="run"):
     start_file(tmp_path / "start.bin", u0)
-    parameters = {key: value for key, value in solver.spec.parameters.items() if key not in ("integrator", "correction_at")}
-    wanted = "\n".join(f"{key} = {value!r}" for key, value in parameters.items() if key in ("beta", "n", "viscosity"))
+    groups = "\n".join(solver_namelists(solver.spec.solver, {"dt": solver.spec.dt, **solver.spec.parameters}))
     file = tmp_path / f"{name}.nml"
-    file.write_text(f"&solver name = '{solver.spec.solver}', dt = {solver.spec.dt!r} /\n&{solver.spec.solver}\n{wanted}\n/\n"
-                    f"&run steps = {steps}, stride = {stride}, start_file = '{tmp_path}/start.bin'\n"
+    file.write_text(f"{groups}\n&run steps = {steps}, stride = {stride}, start_file = '{tmp_path}/start.bin'\n"
                     f"output = '{tmp_path}/{name}.bin' /\n{correction}\n")
     return file
 

@@ -28,7 +28,7 @@ from trimtab.checkpoint import (
 from trimtab.config import dump_experiment, parse_experiment
 
 ROOT = Path(__file__).parent.parent
-HERE = Path(__file__).parent / "production"
+HERE = Path(__file__).parent / "legacy" / "column"
 pytestmark = pytest.mark.usefixtures("compiled_cache")
 
 
@@ -38,10 +38,11 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("column")
     legacy, bridge = ROOT / "bridge" / "legacy", ROOT / "bridge"
     objects = [str(folder / "slot.o"), *(str(folder / f"{name}.o") for name in ("compiled", "exported", "open"))]
-    for source, target in zip([legacy / "trimtab_slot.c", *(bridge / f"{one}.c" for one in ("compiled", "exported", "open"))], objects,
-                              strict=True):
+    sources = [legacy / "trimtab_slot.c", *(bridge / f"{one}.c" for one in ("compiled", "exported", "open"))]
+    for source, target in zip(sources, objects, strict=True):
         subprocess.run(["gcc", "-O2", "-fPIC", "-c", str(source), "-o", target], check=True)
-    fortran = ["gfortran", "-O2", "-fPIC", "-ffp-contract=off", "-J", str(folder), str(legacy / "trimtab.f90"), str(HERE / "column.f90")]
+    fortran = ["gfortran", "-O2", "-fPIC", "-ffp-contract=off", "-J", str(folder), str(legacy / "trimtab.f90"),
+               str(HERE / "column.f90")]
     subprocess.run([*fortran, objects[0], "-shared", "-Wl,-Bsymbolic", "-o", str(folder / "libcolumn.so")], check=True)
     subprocess.run([*fortran, str(bridge / "production.f90"), str(HERE / "column_main.f90"), *objects, "-ldl", "-lm", "-o",
                     str(folder / "column")], check=True)
@@ -61,7 +62,7 @@ sizes = [8, 16, 8]
 [correction]
 compiled = {str(compiled).lower()}
 """
-    experiment = parse_experiment(text.replace("sizes", "sizes"), "test")
+    experiment = parse_experiment(text, "test")
     solver = trimtab.open_solver(experiment.solver.name, **experiment.solver.options)
     torch.manual_seed(3)
     experiment_text = dump_experiment(experiment)
@@ -118,5 +119,6 @@ def test_refusals_reach_its_main(built, tmp_path):
 def test_a_checkpoint_knows_its_slots(built, tmp_path):
     solver, _ = trained(tmp_path / "RUN", built, False)
     spec = saved_spec(tmp_path / "RUN" / "best.pt")
-    assert [one.name for one in spec.slots] == ["column"] and spec.slots[0].inputs[0].shape == solver.spec.slots[0].inputs[0].shape
+    assert [one.name for one in spec.slots] == ["column"]
+    assert spec.slots[0].inputs[0].shape == solver.spec.slots[0].inputs[0].shape == (8,)
     solver.close()

@@ -2,10 +2,11 @@
 """Checkpoints: one file that holds all a run needs to go on, and all a solver needs to be corrected.
 
 A file is a dictionary saved by torch, of tensors, numbers, strings, lists and dictionaries only, so that it is read
-without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields), slots (the same of
-its named slots' inputs and outputs), correction (weights and normalisation), best (the same for the best epoch so far, or None), optimiser, random, progress
-(position in the training), history (rows of metrics.csv), versions, revision, threads. best.pt and offline.pt
-hold no optimiser, random states and history: they are to be used, last.pt is to be gone on with.
+without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields), slots
+(the same of the inputs and outputs of its named slots), correction (weights and normalisation), best (the same for the best
+epoch so far, or None), optimiser, random, progress (position in the training), history (rows of metrics.csv), versions,
+revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be used, last.pt is to be
+gone on with.
 """
 
 from __future__ import annotations
@@ -222,7 +223,8 @@ def saved_spec(path: str | Path) -> SolverSpec:
     content = read_checkpoint(path)
     solver = parse_experiment(content["experiment"], str(path)).solver
     slots = tuple(Slot(one["name"], _fields(one["inputs"]), _fields(one["outputs"])) for one in content.get("slots", []))
-    return SolverSpec(solver.name, float(solver.options.get("dt", 0.0)), 0, _fields(content["state"]), "1", dict(solver.options), slots)
+    dt = float(solver.options.get("dt", 0.0))
+    return SolverSpec(solver.name, dt, 0, _fields(content["state"]), "1", dict(solver.options), slots)
 
 
 def _fields(saved: list[dict[str, Any]]) -> tuple[Field, ...]:

@@ -191,7 +191,8 @@ largest.
     gfortran -O2 your_program.f90 compiled.o exported.o open.o -ldl -lm
 
 `correction.h` describes the functions. `trimtab_open_correction` gives the function, context and kind that fill a slot;
-`trimtab_fill_slot` fills a named slot of a code coupled with trimtab_slot.c. The namelist of trimtab's own program says
+`trimtab_fill_slot`, in Fortran `trimtab_load_correction` of production.f90, fills a named slot of a code coupled with
+trimtab_slot.c. The namelist of trimtab's own program says
 `&correction library = 'this folder' /`. What has to be on the machine is libtorch (the folder `lib` of a torch of the same major
 and minor version, in manifest.json; TRIMTAB_TORCH names another) and a processor with {manifest["processor"]}. Threads:
 OMP_NUM_THREADS.

@@ -4,13 +4,14 @@ program column_main
   use column, only: set_up, step, temperature
   use trimtab_production, only: trimtab_load_correction
   implicit none
-  character(1024) :: path, message
+  character(1024) :: path
+  character(:), allocatable :: message
   integer :: i, status
   call get_command_argument(1, path)
   call set_up()
   call trimtab_load_correction('column', path, status, message)
   if (status /= 0) then
-    write (*, '(a)') trim(message)
+    write (*, '(a)') message
     stop 3, quiet=.true.
   end if
   do i = 1, 20
