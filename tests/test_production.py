@@ -97,7 +97,8 @@ def start_file(path, states):
 
 def namelist(tmp_path, solver, correction, u0, steps=6, stride=2, name="run"):
     start_file(tmp_path / "start.bin", u0)
-    groups = "\n".join(solver_namelists(solver.spec.solver, {"dt": solver.spec.dt, **solver.spec.parameters}))
+    parameters = {key: value for key, value in solver.spec.parameters.items() if key != "length"}  # read, never set
+    groups = "\n".join(solver_namelists(solver.spec.solver, {"dt": solver.spec.dt, **parameters}))
     file = tmp_path / f"{name}.nml"
     file.write_text(f"{groups}\n&run steps = {steps}, stride = {stride}, start_file = '{tmp_path}/start.bin'\n"
                     f"output = '{tmp_path}/{name}.bin' /\n{correction}\n")
