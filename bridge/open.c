@@ -73,7 +73,7 @@ static void *load_embed(char *message, int64_t length)
             return refuse(message, length, "%s", dlerror()), NULL;
     }
     if (!library && python && (slash = strrchr(python, '/'))) {
-        snprintf(path, sizeof path, "%.*s/../lib/python3*/site-packages/trimtab/bridge/%s", (int)(slash - python), python, EMBED);
+        snprintf(path, sizeof path, "%.*s/../lib/python3*/site-packages/trimtab/lib/%s", (int)(slash - python), python, EMBED);
         if (glob(path, 0, NULL, &found) == 0 && found.gl_pathc > 0 && !(library = dlopen(found.gl_pathv[0], RTLD_NOW | RTLD_GLOBAL)))
             refuse(message, length, "%s", dlerror());
         globfree(&found);

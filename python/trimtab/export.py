@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import trimtab
 from trimtab.bridge.compile import NotCompiledError, export_program
-from trimtab.bridge.compiled import BYTES, TOLERANCE, Compiled, named_tensors, torch_folder
+from trimtab.bridge.compiled import BYTES, INSTALLED, TOLERANCE, Compiled, named_tensors, torch_folder
 from trimtab.checkpoint import Run, load_correction, saved_spec
 from trimtab.deploy import run_checkpoint, slot_part
 from trimtab.errors import ConfigError
@@ -120,7 +120,7 @@ def export_correction(correction: nn.Module, size: int, folder: str | Path, abou
         shutil.copyfile(compiled.path, folder / LIBRARY)
         write_parameters(folder / PARAMETERS, named_tensors(correction))
         for name in SOURCES:
-            shutil.copyfile(Path(trimtab.__file__).parent / "bridge" / name, folder / name)
+            shutil.copyfile(INSTALLED / name, folder / name)
     except NotCompiledError as error:
         missing.append(f"No library {LIBRARY}: {str(error).rstrip('.')}.")
     _write_script(correction, sample, folder, missing)

@@ -24,12 +24,13 @@ from trimtab.networks import network_dtype
 BYTES = {torch.float32: 4, torch.float64: 8}
 # Largest difference to the module, over the module's largest answer: vectors of another length, sums in another order.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
+INSTALLED = Path(__file__).parent.parent / "lib"  # libraries and sources for programs to link
 _SENTENCE = 1024
 
 
 def installed(name: str) -> Path | None:
     """A shared library of this installation by its name without an ending; None when it was not built."""
-    return next(iter(sorted(Path(__file__).parent.glob(f"{name}.*"))), None)
+    return next(iter(sorted(INSTALLED.glob(f"{name}.*"))), None)
 
 
 @functools.cache
