@@ -255,3 +255,15 @@ def test_a_compiled_form_dies_with_its_module(open_solver):
     del correction
     gc.collect()
     assert known() is None
+
+
+def test_a_named_slot_may_return_another_number_of_values():
+    """As in a coupled code: what fills the slot is called as the code calls it."""
+    network = nn.Linear(3, 2).double()
+    filling = slot_function(network, 3, outputs=2)
+    assert isinstance(filling, Callback) and slot_function(network, 3, filling, outputs=2) is filling
+    states = torch.arange(6.0, dtype=torch.float64).view(2, 3)
+    address = filling._call(states.data_ptr(), 3, 2, 0.0)
+    found = torch.frombuffer((ctypes.c_double * 4).from_address(address), dtype=torch.float64).view(2, 2)
+    assert torch.equal(found, network(states))
+    assert slot_function(network, 3, filling) is not filling

@@ -46,9 +46,10 @@ def slot_function(module: nn.Module, size: int, present: Callback | Compiled | N
         compiled = _compiled_form(module, size, outputs, states)
         if compiled is not None:
             return compiled
-    if isinstance(present, Callback) and present.module is module and present.dtype == network_dtype(module):
+    wanted = (module, 0 if outputs == size else outputs, network_dtype(module))
+    if isinstance(present, Callback) and (present.module, present.outputs, present.dtype) == wanted:
         return present
-    return Callback(module)
+    return Callback(*wanted[:2])
 
 
 @contextlib.contextmanager
