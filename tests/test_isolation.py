@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ import torch
 import trimtab
 from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError, SolverStopped
 from trimtab.isolation import IsolatedSolver, load_private_copy, open_isolated
+from trimtab.isolation.channel import Failure
+from trimtab.isolation.mirror import Mirror, attach
 
 HERE = Path(__file__).parent / "isolation"
 OPENER = "hidden_case:Hidden"
@@ -162,7 +165,7 @@ def test_every_change_of_a_network_is_seen(workers, here):
     assert workers._mirror.version == version  # numbers alone do not make the module travel
     net[1] = torch.nn.ReLU()
     check()
-    net[2].register_forward_hook(double)
+    net[2].register_forward_hook(importlib.import_module("hidden_networks").double)
     check()
     net[2].weight = net[2].weight.__class__(torch.ones(8, 3, dtype=torch.float64).T)  # other strides
     check()
@@ -172,8 +175,42 @@ def test_every_change_of_a_network_is_seen(workers, here):
         workers.advance(u, 4, correction=net)
 
 
-def double(module, arguments, output):
-    return 2 * output
+def test_a_module_is_the_same_on_the_other_side():
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last), torch.nn.BatchNorm2d(4))
+    net[0].bias.requires_grad_(False)
+    net.tied, net.empty = net[0].weight, torch.empty(0, 3)
+    net.register_buffer("spread", torch.ones(1, 3).expand(2, 3))  # one number for many: it travels by value
+    mirror = Mirror()
+    mirror.update(net)
+    other = attach(mirror.structure, os.dup(mirror.file), mirror.size)
+    assert list(other.state_dict()) == list(net.state_dict()) and other.tied is other[0].weight
+    for one, two in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two) and one.dtype == two.dtype and one.stride() == two.stride()
+    assert [one.requires_grad for one in other.parameters()] == [one.requires_grad for one in net.parameters()]
+    version = mirror.version
+    with torch.no_grad():
+        net[0].weight.mul_(3.0)
+    mirror.update(net)
+    assert mirror.version == version and torch.equal(other[0].weight, net[0].weight)
+    net.train(False)
+    mirror.update(net)
+    assert mirror.version == version + 1
+    mirror.close()
+
+
+class Awkward(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def test_exceptions_travel():
+    steps = np.array([0, 3])
+    back = Failure.of(BlowUpError("It blew up.", steps)).exception()
+    assert type(back) is BlowUpError and np.array_equal(back.steps, steps) and str(back) == "It blew up."
+    back = Failure.of(SolverStopped("It stopped.", 1, 2, -6, "text", Path("log"))).exception()
+    assert (back.member, back.step, back.code, back.output, back.log) == (1, 2, -6, "text", Path("log"))
+    back = Failure.of(Awkward(1, 2)).exception()
+    assert type(back) is SolverError and "Awkward: 1 and 2" in str(back)
 
 
 def test_training_through_workers_is_training_here(workers, here):
@@ -190,15 +227,10 @@ def test_training_through_workers_is_training_here(workers, here):
     assert torch.equal(*results)
 
 
-class Failing(torch.nn.Module):
-    def forward(self, u):
-        raise ZeroDivisionError("in the network")
-
-
 def test_an_exception_of_the_network_keeps_its_type_and_traceback(workers, forked):
     for solver in (workers, forked):
         with pytest.raises(ZeroDivisionError, match="in the network") as caught:
-            solver.advance(starts(3), 4, correction=Failing())
+            solver.advance(starts(3), 4, correction=importlib.import_module("hidden_networks").Failing())
         assert "raise ZeroDivisionError" in str(caught.value.__cause__) and "in forward" in str(caught.value.__cause__)
         assert solver.advance(starts(3), 4).alive.all()
 
@@ -283,15 +315,12 @@ def test_a_window_that_stopped_is_dropped_and_the_rest_trains(workers, here):
     torch.testing.assert_close(*gradients, rtol=1e-13, atol=0)
 
 
-def test_a_hang_is_bounded(forked, monkeypatch):
-    monkeypatch.setattr(forked._crew, "timeout", 2.0)
+def test_a_hang_is_bounded(forked, monkeypatch, caplog):
+    monkeypatch.setattr(forked._crew, "timeout", 4.0)
     u = starts(3)
     u[1, 0] = HANG
-    began = time.monotonic()
-    marked = forked.advance(u, 4, on_blow_up="mark")
-    assert marked.failed_step.tolist() == [0, 1, 0] and time.monotonic() - began < 15
-    with pytest.raises(SolverStopped, match="did not answer within 2 seconds"):
-        forked.advance(u[1:2], 4)
+    assert forked.advance(u, 4, on_blow_up="mark").failed_step.tolist() == [0, 1, 0]
+    assert "did not answer within 4 seconds and was ended in member 1" in caplog.text
 
 
 def test_an_interrupt_ends_a_rollout_at_once(workers):
@@ -302,16 +331,20 @@ def test_an_interrupt_ends_a_rollout_at_once(workers):
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         workers.advance(u, 4)
-    assert time.monotonic() - began < 8 and not any(state_of(one) for one in pids)
+    assert time.monotonic() - began < 30 and not any(state_of(one) for one in pids)
     assert equal(workers.advance(starts(2), 4), before)
 
 
-def test_workers_die_with_their_parent(inputs):
+def test_a_script_whose_workers_die_with_it(inputs):
     script = (f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-              "import numpy, trimtab.isolation as t\n"
+              "import numpy, torch, trimtab.isolation as t\n"
+              "class Mine(torch.nn.Module):\n"
+              "    def forward(self, u):\n"
+              "        return 0 * u\n"
               f"options = dict(library={str(inputs / 'libhidden.so')!r})\n"
               f"s = t.IsolatedSolver({OPENER!r}, options, isolation='fork', verify=False)\n"
               "print(*s.processes, flush=True)\n"
+              "assert (s.advance(numpy.ones((1, 3)), 1, correction=Mine()).states > 0).all()\n"
               f"s.advance(numpy.full((1, 3), {HANG}), 1)\n")
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         prepared = int(parent.stdout.readline())
@@ -367,16 +400,34 @@ def test_closing_leaves_nothing(inputs, tmp_path):
         solver.advance(starts(1), 1)
 
 
+def test_what_is_to_be_kept_is_kept(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")  # as under mpirun
+    (tmp_path / "large.bin").write_bytes(bytes(100))
+    (tmp_path / "large.bin").chmod(0o444)
+    options = {"library": str(inputs / "libhidden.so")}
+    with IsolatedSolver(OPENER, options, isolation="fork", folder=tmp_path, keep=True,
+                        files=[inputs / "forcing.txt", tmp_path / "large.bin"]) as solver:
+        solver.advance(starts(2), 3)
+        with pytest.raises(KeyError, match="OMPI_COMM_WORLD_RANK"):
+            solver.variable("OMPI_COMM_WORLD_RANK")
+    folders = sorted(path.name for path in solver.scratch.iterdir() if path.is_dir())
+    assert folders == ["member-2", "member-3", "member-4", "member-5", "member-6", "worker-1"]  # two compared, two run, a call
+    assert (solver.scratch / "worker-1.log").read_text() == "closed\n"
+    assert all((solver.scratch / name / "forcing.txt").exists() for name in folders)
+    assert [(solver.scratch / name / "large.bin").is_symlink() for name in folders] == [True] * 5 + [False]
+
+
 def test_memory_does_not_grow(workers, forked):
-    for solver, rollouts in ((workers, 150), (forked, 5)):
+    for solver, rollouts in ((workers, 60), (forked, 6)):
         measured = []
         for _ in range(3):
             for _ in range(rollouts):
-                solver.advance(starts(2), 20, correction=network())
+                solver.advance(starts(2), 200)  # 12 kB in memory
+                solver.advance(starts(2), 4, correction=network())
             measured.append((len(os.listdir("/proc/self/fd")), resident(os.getpid()),
                              *(resident(one) for one in solver.processes)))
         last, before = np.array(measured[2]), np.array(measured[1])
-        assert last[0] == before[0] and (last[1:] - before[1:] < 400).all(), measured  # kB; a window alone is 1 kB
+        assert last[0] == before[0] and (last[1:] - before[1:] < 400).all(), measured
 
 
 # -- what else a solver offers -----------------------------------------------------------------------------------------
@@ -413,11 +464,16 @@ def test_our_own_solver_in_workers(open_solver, random_states):
     ({"instances": 0}, "instances = 0"), ({"isolation": "fork", "threads": 2}, "threads = 1"),
     ({"isolation": "fork", "snapshot": "image"}, "it is one"), ({"timeout": -1.0}, "timeout"),
     ({"files": ["nowhere.txt"]}, "nowhere.txt does not exist"), ({"isolation": "none", "instances": 2}, "instances: only with"),
-    ({"isolation": "none"}, "cannot be imported"),
+    ({"isolation": "none"}, "cannot be imported"), ({"folder": "/proc/nowhere"}, "No folder can be made"),
 ])
 def test_settings_out_of_range_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         open_isolated("hidden_case:missing", {}, **settings)
+
+
+def test_options_that_cannot_travel_are_refused():
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        IsolatedSolver(OPENER, {"library": threading.Lock()})
 
 
 def test_a_fork_wants_one_thread(inputs):
@@ -433,6 +489,7 @@ def test_a_fork_wants_one_thread(inputs):
 def test_an_image_covers_static_memory(here, kind):
     solver = here(kind, snapshot="image")
     whole = solver.advance(starts(), 9)
+    assert solver.times_restored == 5 + 2  # each member, and two rollouts that were compared first
     assert equal(whole, solver.advance(starts(), 9))
     assert np.array_equal(whole.states[:, 3], solver.advance(starts()[3:4], 9).states[:, 0])
     fresh = here(kind).advance(starts(1), 9)
@@ -499,12 +556,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """kB in memory that are this process's own."""
-    (line,) = [one for one in Path(f"/proc/{pid}/status").read_text().splitlines() if one.startswith("RssAnon")]
-    return int(line.split()[1])
+    """kB in memory, files apart."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(one.split()[1]) for one in lines if one.startswith(("RssAnon", "RssShmem")))
 
 
-def wait_for(condition, seconds: float = 10.0) -> None:
+def wait_for(condition, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

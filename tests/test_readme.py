@@ -17,7 +17,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_ten_lines_run_and_learn():
-    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     torch.manual_seed(0)
     exec(compile(script, "README.md", "exec"), names)
@@ -27,6 +27,38 @@ def test_the_ten_lines_run_and_learn():
     with torch.no_grad():
         first = trimtab.rollout(names["solver"], None, names["u0"], 20)
     assert torch.equal(first, names["target"]) and loss.item() > 0
+
+
+def test_a_python_class_trains_from_a_toml(tmp_path, monkeypatch):
+    """The second script of the README is a solver; nothing else is needed to train a correction in it."""
+    _, script = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "mymodule.py").write_text(script)
+    (tmp_path / "decay.toml").write_text("""
+        [solver]
+        name = "mymodule:Decay"
+        rate = 0.5
+        [network]
+        name = "MLP"
+        sizes = [8, 16, 8]
+        [reference]
+        solver = {rate = 1.0}
+        initial = [1.0]
+        perturbation = 0.3
+        snapshots = 20
+        training_runs = 2
+        test_runs = 1
+        [offline]
+        steps = 20
+        [training]
+        window = 3
+        epochs = 2
+    """)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trainer = trimtab.Trainer("decay.toml", tmp_path / "run")
+    assert trainer.fit().status == "finished"
+    losses = [float(row.split(",")[6]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0]
 
 
 def test_the_face_is_what_it_says_whatever_was_imported_before():

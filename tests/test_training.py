@@ -21,7 +21,7 @@ import torch
 import trimtab
 from trimtab.checkpoint import load_correction, load_run, read_checkpoint
 from trimtab.config import dump_experiment, parse_experiment
-from trimtab.errors import BlowUpError, CheckpointError, DataError, InputError, SolverError
+from trimtab.errors import BlowUpError, CheckpointError, DataError, InputError, SolverError, SolverStopped
 from trimtab.files import only_writer
 from trimtab.loss import alive, mean_square
 from trimtab.offline import Offline
@@ -333,6 +333,34 @@ def test_windows_that_blow_up_are_left_out_and_counted(place, tmp_path):
         Trainer(small(), tmp_path / "all", open_solver=fragile(2.0)).fit()
     with pytest.raises(BlowUpError):
         Trainer(small("training.on_blow_up=stop"), tmp_path / "stop", open_solver=fragile(0.2)).fit()
+
+
+class Stopping(Fragile):
+    """A solver whose process ends at its n-th hybrid rollout."""
+
+    def __init__(self, solver, number):
+        super().__init__(solver, 0.0)
+        self.left = number
+
+    def advance(self, u0, steps, *, correction=None, **options):
+        self.left -= correction is not None
+        if not self.left:
+            raise SolverStopped("The solver ended its process with exit code 3.", code=3)
+        return super().advance(u0, steps, correction=correction, **options)
+
+
+def test_nothing_trained_is_lost_when_the_solver_stops(place, whole, tmp_path):
+    def opener(name, **options):
+        return Stopping(trimtab.open_solver(name, **options), 12)
+
+    with pytest.raises(SolverStopped, match="exit code 3"):
+        Trainer(small(), tmp_path, open_solver=opener).fit()
+    saved = read_checkpoint(tmp_path / "last.pt")["progress"]
+    assert saved["phase"] == "online" and saved["step"] > 0  # in the middle of an epoch, the stopped step not among them
+    assert "exit code 3" in (tmp_path / "log.txt").read_text()
+    assert Trainer(small(), tmp_path, resume=True).fit().status == "finished"
+    ours, theirs = (read_checkpoint(folder / "last.pt")["correction"] for folder in (tmp_path, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_gradient_that_is_not_finite_is_never_stepped_on(place, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ _HOME = {
     "ExactGradient": "trimtab.gradient",
     "EnsembleEGA": "trimtab.gradient",
     "gradcheck": "trimtab.gradient.check",
+    "open_isolated": "trimtab.isolation.isolated",
     "Window": "trimtab.window",
     "Solver": "trimtab.solver",
     "load_experiment": "trimtab.config",

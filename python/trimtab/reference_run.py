@@ -177,12 +177,13 @@ def _initial(recipe: Recipe, solver: Solver, run: int, generator: np.random.Gene
 
 
 def _own_initial(recipe: Recipe, state: np.ndarray, spec: SolverSpec, run: int, generator: np.random.Generator) -> np.ndarray:
-    """A code's own start times 1 + perturbation x random smooth waves, the same for all fields of a shape: what is zero, a wall or
-    a mask, stays zero, and fields in balance stay near it. Flags and counters are left alone."""
+    """A code's own start times 1 + perturbation x random smooth waves, the same for all fields of a shape: what is zero, a
+    wall or a mask, stays zero, and fields in balance stay near it. Flags and counters are left alone."""
     if run == 0:
         return state.copy()
     if not recipe.perturbation:
-        raise ConfigError("reference.perturbation = 0 would start every run from the same state: give it a size, 0.01 for instance.")
+        raise ConfigError("reference.perturbation = 0 would start every run from the same state: give it a size, 0.01 for "
+                          "instance.")
     waves: dict[tuple[int, ...], np.ndarray] = {}
     parts = []
     for field, values in zip(spec.fields, spec.split(state).values(), strict=True):
@@ -193,7 +194,8 @@ def _own_initial(recipe: Recipe, state: np.ndarray, spec: SolverSpec, run: int, 
         parts.append(values.reshape(1, -1))
     perturbed = np.concatenate(parts, axis=1)
     if np.array_equal(perturbed, state):
-        raise ConfigError(f"The state that {spec.solver} starts from is zero, and so is a perturbation of it: give reference.initial, or a "
+        raise ConfigError(f"The state that {spec.solver} starts from is zero, and so is a perturbation of it: give "
+                          "reference.initial, or a "
                           "reference.file.")
     return perturbed
 

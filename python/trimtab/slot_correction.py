@@ -47,10 +47,10 @@ class SlotCorrection(nn.Module):
         if features:
             raise ConfigError("A solver with named slots says itself what the network sees: leave correction.features empty, and "
                               "name the inputs in the adapter.")
-        if len(spec.slots) > 1:
-            if not isinstance(network, nn.ModuleDict) or set(network) != {one.name for one in spec.slots}:
-                raise ConfigError(f"The solver {spec.solver} has the slots {', '.join(one.name for one in spec.slots)}: give a "
-                                  "torch.nn.ModuleDict with one network for each.")
+        names = {one.name for one in spec.slots}
+        if len(names) > 1 and (not isinstance(network, nn.ModuleDict) or set(network) != names):
+            raise ConfigError(f"The solver {spec.solver} has the slots {', '.join(sorted(names))}: give a torch.nn.ModuleDict "
+                              "with one network for each.")
         dtype = network_dtype(network)
         inputs, outputs = ([one for slot in spec.slots for one in getattr(slot, kind)] for kind in ("inputs", "outputs"))
         self.network, self.slots = network, spec.slots

@@ -38,12 +38,14 @@ class SlotWeight:
         self.outputs_by_name = named_outputs(spec)
         known = set(self.outputs_by_name)
         if set(weight) - {"stride", "steady", "step"} or not isinstance(self.stride, int):
-            raise ConfigError(f"solver.weight = {dict(weight)} has the keys stride, steady and step; let `trimtab couple check` write it.")
+            raise ConfigError(f"solver.weight = {dict(weight)} has the keys stride, steady and step; let `trimtab couple "
+                              "check` write it.")
         self.steady: dict[str, float] = dict(weight.get("steady", {}))
         self.step: dict[str, dict[str, float]] = {key: dict(value) for key, value in weight.get("step", {}).items()}
         for one in (*self.steady, *self.step):
             if one not in known:
-                raise ConfigError(f"solver.weight speaks of an output {one!r}; the adapter describes {', '.join(known) or 'none'}: let "
+                raise ConfigError(f"solver.weight speaks of an output {one!r}; the adapter describes "
+                                  f"{', '.join(known) or 'none'}: let "
                                   "`trimtab couple check` write it anew.")
         self._parts, start = {}, 0
         for field in spec.fields:
@@ -52,7 +54,8 @@ class SlotWeight:
         for output, fields in self.step.items():
             for name in fields:
                 if name not in self._parts or self._parts[name][0].shape != self.outputs_by_name[output].shape:
-                    raise ConfigError(f"solver.weight says that the output {output!r} moves the field {name!r}, which is none of its "
+                    raise ConfigError(f"solver.weight says that the output {output!r} moves the field {name!r}, which is none "
+                                      "of its "
                                       "shape: let `trimtab couple check` write it anew.")
 
     def transpose(self, lam: Tensor, stride: int, steady: bool) -> Tensor:
@@ -97,7 +100,8 @@ class SlotWeight:
         own = self._parts.get(field.name)
         if own is None or own[0].shape != field.shape:
             there = f"a field of that name has shape {own[0].shape}" if own else "there is no field of that name"
-            raise ConfigError(f"The output {output!r} of shape {field.shape} must be the tendency of a field of its name and shape for a "
+            raise ConfigError(f"The output {output!r} of shape {field.shape} must be the tendency of a field of its name and "
+                              "shape for a "
                               f"gradient, and {there}: describe that field, or the same section of it.")
         if steady:
             return {field.name: float(self.steady.get(output, 1.0))}

@@ -123,13 +123,13 @@ class Trainer:
             CheckpointError: the folder holds a training and resume is False; or its checkpoint is damaged or of another
                 experiment.
             DataError: another process trains in the folder, or the reference run is not fit for use.
-            SolverError: an epoch without a single step, because every window blew up; or a BlowUpError when
-                training.on_blow_up is "stop".
+            SolverError: an epoch without a single step, because every window blew up; or a BlowUpError or SolverStopped when
+                training.on_blow_up is "stop". The folder's checkpoint then is of the step before.
         """
         status: Any = "finished"
         self.at = Position()
         self.best: dict[str, Any] | None = None
-        self._signal, self._told = StopSignal(), 0.0
+        self._signal, self._told, self._begun = StopSignal(), 0.0, False
         with contextlib.ExitStack() as stack:
             saved = self._open_folder(stack)
             self._open_data()
@@ -139,6 +139,7 @@ class Trainer:
             stack.enter_context(deterministic())
             try:
                 self._begin(saved)
+                self._begun = True
                 if self.at.phase == "offline":
                     self._train(self._offline())
                     self._turn_online()
@@ -149,6 +150,11 @@ class Trainer:
             except _Stop:
                 self._save()
                 status = "terminated" if self._signal.number == signal.SIGTERM else "interrupted"
+            except SolverError as error:  # nothing trained is lost: it came before the step that it spoiled was taken
+                if self._begun:
+                    self._save()
+                log.error("ended at %s epoch %d, step %d: %s", self.at.phase, self.at.epoch, self.at.step, error)
+                raise
             log.info("%s at %s epoch %d; best is epoch %d", status, self.at.phase, self.at.epoch, self.at.best_epoch)
         at = self.at
         return Result(status, self.folder, at.best_epoch, at.best_validation, at.dropped_in_all, at.skipped_in_all)

@@ -20,6 +20,7 @@ class Hidden:
     """Advances members in turn, with the correction evaluated once a step."""
 
     on_step = None
+    times_restored = 0
     has_adjoint = False
 
     def __init__(self, library: str, kind: int = 0, dt: float = 0.01, seen: bool = False, thread: bool = False):
@@ -60,6 +61,9 @@ class Hidden:
             with torch.no_grad():
                 force[:] = correction(torch.from_numpy(now))[0].numpy()
         self.library.lstep(ctypes.c_double(self.spec.dt), _address(force))
+
+    def restored(self) -> None:
+        self.times_restored += 1
 
     def tendency(self, u: Any) -> np.ndarray:
         u = np.asarray(u)

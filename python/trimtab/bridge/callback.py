@@ -78,7 +78,8 @@ class Callback:
         if not isinstance(answer, Tensor):
             raise CorrectionError(f"The correction returned a {type(answer).__name__}; it must return a tensor.")
         if answer.shape != shape:
-            raise CorrectionError(f"The correction returned shape {tuple(answer.shape)} where the solver wants {tuple(shape)}; it "
+            raise CorrectionError(f"The correction returned shape {tuple(answer.shape)} where the solver wants {tuple(shape)}; "
+                                  "it "
                                   "must return one tendency a state, nothing is broadcast.")
         if not answer.dtype.is_floating_point:
             raise CorrectionError(f"The correction returned {answer.dtype}; a tendency is {self.dtype}.")

@@ -165,7 +165,8 @@ class CoupledSolver(SlotViews):
         library.advance(stride)
         if inputs is not None and library.record(inputs):
             raise CorrectionError(
-                f"A slot of {self.spec.solver} was not called within an outer step of {stride} inner steps: put the call where every "
+                f"A slot of {self.spec.solver} was not called within an outer step of {stride} inner steps: put the call where "
+                "every "
                 "step passes, or choose training.stride so that it is called at least once an outer step.")
         library.get_state(state)
 
@@ -264,7 +265,8 @@ def _spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
     for one in fields:
         for dim, length in zip(one.dims, one.shape, strict=True):
             if lengths.setdefault(dim, length) != length:
-                raise ConfigError(f"The adapter of {name} has a dimension {dim!r} of {lengths[dim]} and of {length} points: give each "
+                raise ConfigError(f"The adapter of {name} has a dimension {dim!r} of {lengths[dim]} and of {length} points: "
+                                  "give each "
                                   "its own name.")
     slots = tuple(Slot(one["name"], *(tuple(_field(name, field) for field in one[kind]) for kind in ("inputs", "outputs")))
                   for one in described["slots"])
@@ -283,7 +285,8 @@ def _field(name: str, one: Mapping[str, Any]) -> Field:
     elif len(dims) == len(shape) - 1 and shape[0] == 2:  # a complex number is two
         dims = ("part", *dims)
     if len(dims) != len(shape):
-        raise ConfigError(f"{one['name']} in the adapter of {name} has the dimensions ({', '.join(dims)}) and the shape {shape}: name "
+        raise ConfigError(f"{one['name']} in the adapter of {name} has the dimensions ({', '.join(dims)}) and the shape "
+                          f"{shape}: name "
                           "one for each, first index first.")
     return Field(one["name"], one["name"], one["units"] or "1", dims[::-1], shape[::-1], {}, one["hidden"], one["kind"])
 
@@ -292,7 +295,8 @@ def _check_options(name: str, given: Mapping[str, Any], known: Sequence[Mapping[
     asked = [one["name"] for one in known if one["asked"]]
     for one in given:
         if one not in asked:
-            raise ConfigError(f"Unknown key {one!r} in [solver]; the adapter of {name} asks for {', '.join(asked) or 'none'} with "
+            raise ConfigError(f"Unknown key {one!r} in [solver]; the adapter of {name} asks for {', '.join(asked) or 'none'} "
+                              "with "
                               "trimtab_option.")
 
 

@@ -41,14 +41,15 @@ class Library:
     def __init__(self, path: str | Path, surroundings: Surroundings):
         path = Path(path)
         if not path.is_file():
-            raise ConfigError(f"There is no library {path} in {Path.cwd()}: build it with make, and call trimtab where the TOML is.")
+            raise ConfigError(f"There is no library {path} in {Path.cwd()}: build it with make, and call trimtab where the "
+                              "TOML is.")
         self.private = surroundings.folder / path.name
         shutil.copy(path, self.private)
         try:
             self._dll = ctypes.PyDLL(str(self.private))
         except OSError as error:
             missing = re.search(r"undefined symbol: (\S+)", str(error))
-            why = f"the symbol {missing[1]} is in none of its sources: add the file or library that holds it" if missing else str(error)
+            why = f"{missing[1]} is in none of its sources, add the file or library that holds it" if missing else error
             raise ConfigError(f"{path} cannot be loaded: {why}.") from error
         self.path, self.surroundings = path, surroundings
         self._text = ctypes.create_string_buffer(TEXT)
@@ -89,7 +90,8 @@ class Library:
         self._describe(buffer, length + 1)
         described: dict[str, Any] = json.loads(buffer.value.decode(errors="replace"))
         if described["version"] != VERSION:
-            raise ConfigError(f"{self.path} was built with version {described['version']} of trimtab_slot.c, and this trimtab needs "
+            raise ConfigError(f"{self.path} was built with version {described['version']} of trimtab_slot.c, and this trimtab "
+                              "needs "
                               f"{VERSION}: take the files from `trimtab couple init` anew.")
         return described
 

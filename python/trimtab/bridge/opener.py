@@ -64,8 +64,12 @@ def open_code(name: str, *, library: str, isolation: str = "process", snapshot: 
         ConfigError: a missing file, an unknown option, or the adapter's own sentence.
         SolverStopped: the code stopped while it was set up.
     """
-    given = {"library": str(Path(library).absolute()), "files": tuple(str(Path(one).absolute()) for one in files),
-             "stdin": str(Path(stdin).absolute()) if stdin else "", "namelist": dict(namelist or {})}
+    given: dict[str, Any] = {
+        "library": str(Path(library).absolute()),
+        "files": tuple(str(Path(one).absolute()) for one in files),
+        "stdin": str(Path(stdin).absolute()) if stdin else "",
+        "namelist": dict(namelist or {}),
+    }
     if isolation == "none":
         if instances != 1 or timeout or snapshot != "none":
             raise ConfigError("solver.instances, timeout and snapshot need isolation = \"process\" or \"fork\".")
@@ -89,5 +93,6 @@ def _open_class(name: str, options: dict[str, Any]) -> Solver:
         raise ConfigError(f"The solver {name} does not take these arguments: {error}.") from error
     solver: Solver = kind(**options)
     if not isinstance(solver, Solver):
-        raise ConfigError(f"{name!r} gave a {type(solver).__name__}; a solver has `spec`, `advance` and `close`, see trimtab.solver.")
+        raise ConfigError(f"{name!r} gave a {type(solver).__name__}; a solver has `spec`, `advance` and `close`, see "
+                          "trimtab.solver.")
     return solver

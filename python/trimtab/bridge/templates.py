@@ -26,7 +26,8 @@ def lay_down(folder: str | Path, name: str, *, fixed: bool = False) -> list[Path
         ConfigError: a name that is none in Fortran, or a file that is already there.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
-        raise ConfigError(f"--name {name!r} must be small letters, digits and underscores, beginning with a letter: it becomes the "
+        raise ConfigError(f"--name {name!r} must be small letters, digits and underscores, beginning with a letter: it becomes "
+                          "the "
                           "Fortran procedure NAME_correct.")
     folder = Path(folder)
     adapter, other = ("adapter.f", "adapter.f90") if fixed else ("adapter.f90", "adapter.f")

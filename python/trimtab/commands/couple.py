@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     from trimtab.coupling.doctor import check_coupling, print_findings
 
-    findings = check_coupling(options.source, write=not options.keep, tell=lambda name: print(f"checking: {name}", file=sys.stderr))
+    findings = check_coupling(options.source, write=not options.keep, tell=lambda name: print("checking: "
+                                                                                              f"{name}", file=sys.stderr))
     print_findings(findings)
     return int(any(one.state == "bad" for one in findings))

@@ -66,7 +66,8 @@ class Bench:
         self.experiment = experiment
         options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
         if "library" not in options:
-            raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no library.")
+            raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no "
+                              "library.")
         self.solver: Any = trimtab.open_solver(experiment.solver.name, isolation="none", **options)
         self.spec: SolverSpec = self.solver.spec
         self.stride = experiment.training.stride

@@ -29,18 +29,21 @@ BUDGET = 1.0          # seconds of a timing
 def check_description(bench: Bench) -> list[Finding]:
     """Loaded, shaken hands with; what the adapter says."""
     spec = bench.spec
-    fields = ", ".join(f"{one.name}{'' if not one.shape else list(one.shape)} {one.dtype}" for one in spec.fields if not one.hidden)
+    fields = ", ".join(f"{one.name}{list(one.shape) or ''} {one.dtype}" for one in spec.fields if not one.hidden)
     hidden = [one.name for one in spec.fields if one.hidden]
-    findings = [Finding("description", "ok", f"{fields}; hidden: {', '.join(hidden) or 'none'}; dt = {spec.dt:g} {spec.time_units}")]
+    findings = [Finding("description", "ok", f"{fields}; hidden: {', '.join(hidden) or 'none'}; dt = {spec.dt:g} "
+                                             f"{spec.time_units}")]
     for slot in spec.slots:
         sides = " -> ".join(", ".join(f"{one.name}{list(one.shape)}" for one in side) for side in (slot.inputs, slot.outputs))
         findings.append(Finding(f"slot {slot.name}", "ok", sides))
     if not spec.slots:
-        findings.append(Finding("slot", "bad", "the adapter describes none", "trimtab_slot, trimtab_input, trimtab_output in trimtab_describe"))
+        findings.append(Finding("slot", "bad", "the adapter describes none", "trimtab_slot, trimtab_input, trimtab_output in "
+                                                                             "trimtab_describe"))
     findings.append(Finding("handshake", "ok", f"{spec.size} numbers of 8 bytes arrive as they were sent"))
     single = [one.name for one in spec.fields if one.dtype == "real32" and not one.hidden]
     if single:
-        findings.append(Finding("precision", "note", f"real32: {', '.join(single)}", "differences below 1e-7 of a field are rounding: a loss "
+        findings.append(Finding("precision", "note", f"real32: {', '.join(single)}", "differences below 1e-7 of a field are "
+                                                                                     "rounding: a loss "
                                 "there is noise, and gradcheck's ± says how much"))
     else:
         findings.append(Finding("precision", "ok", "real64"))
@@ -58,9 +61,11 @@ def check_files(bench: Bench) -> list[Finding]:
         if folder.is_dir() else set()
     opened = sorted(name for name in held if name in {Path(one).name for one in (*made, *surroundings.copied)})
     lines = len(surroundings.log.read_text(errors="replace").splitlines())
-    found = f"reads {', '.join(surroundings.copied) or 'nothing given'}; writes {', '.join(made) or 'no file'}; prints {lines} lines"
+    found = (f"reads {', '.join(surroundings.copied) or 'nothing given'}; writes {', '.join(made) or 'no file'}; "
+             f"prints {lines} lines")
     if opened:
-        return [Finding("files", "note", f"{found}; still open: {', '.join(opened)}", "a position in an open file is state that nobody "
+        return [Finding("files", "note", f"{found}; still open: {', '.join(opened)}", "a position in an open file is state "
+                                                                                      "that nobody "
                         "restores: write only when asked, or see that nothing read later depends on it")]
     return [Finding("files", "ok", found)]
 
@@ -74,7 +79,8 @@ def check_empty_slot(bench: Bench) -> list[Finding]:
         return [Finding("empty slot", "note", "two runs with an empty slot differ already", "see restart")]
     wrong = bench.differing(zeros[-1], empty[-1])
     if wrong:
-        return [Finding("empty slot", "bad", f"a correction of zeros changes {', '.join(wrong[:5])}", "the procedure that calls the slot must "
+        return [Finding("empty slot", "bad", f"a correction of zeros changes {', '.join(wrong[:5])}", "the procedure that "
+                                                                                                      "calls the slot must "
                         "only add with trimtab_add; what else it sets must be set with an empty slot, too")]
     return [Finding("empty slot", "ok", "empty, and filled with zeros: the same bits")]
 
@@ -99,7 +105,8 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
     for name, steps, title in cases:
         options = training.gradient_options if name == training.gradient else {}
         try:
-            table = gradcheck(bench.solver, correction, start, truth[1:], [steps], gradients=[get_gradient(name, **options)], directions=1 if bench.slow else 2,
+            table = gradcheck(bench.solver, correction, start, truth[1:], [steps],
+                              gradients=[get_gradient(name, **options)], directions=1 if bench.slow else 2,
                               stride=stride, leads=list(range(1, window + 1)), seed=0)
         except TrimtabError as error:
             findings.append(Finding(title, "note", str(error), "see trimtab gradcheck"))
@@ -109,7 +116,8 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
         sure = row.uncertainty < 0.1
         if name == "none":
             good = row.error < GOOD + 2 * row.uncertainty
-            remedy = ("" if good else "the network's input must be that of the call, in the window's first step; see the weights above, and "
+            remedy = ("" if good else "the network's input must be that of the call, in the window's first step; see the "
+                                      "weights above, and "
                       "whether more than one call a step sees different inputs (the first is differentiated)")
         else:
             good = row.cosine > FAIR
@@ -129,7 +137,8 @@ def check_memory(bench: Bench) -> list[Finding]:
         steps += 8
     grown = _resident() - before
     if grown > max(LITTLE, GROWTH * steps):
-        return [Finding("memory", "note", f"grows by {grown / steps:,.0f} bytes a step", "something is allocated each step and not freed; solver "
+        return [Finding("memory", "note", f"grows by {grown / steps:,.0f} bytes a step", "something is allocated each step and "
+                                                                                         "not freed; solver "
                         "isolation = \"process\" gives it back at the end of a run")]
     return [Finding("memory", "ok", f"steady over {steps} steps")]
 
@@ -137,13 +146,16 @@ def check_memory(bench: Bench) -> list[Finding]:
 def check_cost(bench: Bench) -> list[Finding]:
     """Time of a step: slot empty, filled with zeros, with the network."""
     solver, start = bench.solver, bench.state
+
+    def once(steps: int, correction: object) -> float:
+        return _seconds(lambda: solver.advance(start, 1, stride=steps, correction=correction, on_blow_up="mark"))
+
     steps = 1
-    while _seconds(lambda: solver.advance(start, 1, stride=steps, on_blow_up="mark")) < 0.02 and steps < 4096:
+    while once(steps, None) < 0.02 and steps < 4096:
         steps *= 2
 
     def step(correction: object) -> float:
-        once = [_seconds(lambda: solver.advance(start, 1, stride=steps, correction=correction, on_blow_up="mark")) for _ in range(5)]
-        return 1e6 * float(np.median(once)) / steps
+        return 1e6 * float(np.median([once(steps, correction) for _ in range(5)])) / steps
 
     empty = step(None)
     found = f"a step {_time(empty)}"
@@ -184,8 +196,9 @@ def _network(bench: Bench, window: int) -> AnyCorrection:
     with torch.no_grad():
         correction.output_scale.copy_(PUSH / time_span * torch.tensor(sizes))
         reply = correction(torch.from_numpy(seen)).split(correction.output_sizes, -1)  # type: ignore[union-attr]
-        correction.output_scale.copy_(torch.stack([PUSH / time_span * size * scale / float(part.square().mean().sqrt() or 1.0)
-                                                   for size, scale, part in zip(sizes, correction.output_scale, reply, strict=True)]))
+        ratios = [PUSH / time_span * size / float(part.square().mean().sqrt() or 1.0)
+                  for size, part in zip(sizes, reply, strict=True)]
+        correction.output_scale.mul_(torch.tensor(ratios))
     return correction.eval()
 
 

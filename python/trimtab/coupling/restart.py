@@ -29,7 +29,8 @@ def check_restart(bench: Bench) -> list[Finding]:
         if wrong:
             return [_explain(bench, whole[1], n, wrong)]
     known = sum(one.hidden for one in bench.spec.fields)
-    return [Finding("restart", "ok", f"run n, store, restore, run n: the same bits for n = {', '.join(str(n) for n in lengths if n <= length)} "
+    return [Finding("restart", "ok", "run n, store, restore, run n: the same bits for n = "
+                                     f"{', '.join(str(n) for n in lengths if n <= length)} "
                     f"({known} hidden fields)")]
 
 
@@ -44,9 +45,11 @@ def _explain(bench: Bench, middle: np.ndarray, n: int, wrong: list[str]) -> Find
     if left:
         more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
         culprits = f"; not put back are: {', '.join(left[:MOST_NAMED])}{more} (work arrays among them are harmless)"
-    return Finding("restart", "bad", f"restored after {n} steps, the next {n} differ, first in {wrong[0]} (of {', '.join(wrong[:5])})"
+    return Finding("restart", "bad", f"restored after {n} steps, the next {n} differ, first in {wrong[0]} (of "
+                                     f"{', '.join(wrong[:5])})"
                    + culprits,
-                   "describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic); where "
+                   "describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic); "
+                   "where "
                    "it cannot be reached, [solver] isolation = \"fork\" starts every rollout alike")
 
 
@@ -60,6 +63,7 @@ def _after_restore(bench: Bench, state: np.ndarray) -> list[str]:
 
 def _not_put_back(bench: Bench, middle: np.ndarray, n: int) -> list[str]:
     """Static variables that differ when the same state was reached by a run and by a restart, and the next steps differ."""
+    found: list[str] = []
     for dirt in (n + 1, n + 2, 1):
         bench.run(bench.state, 1, stride=n)
         before = static_memory(bench)
@@ -67,11 +71,12 @@ def _not_put_back(bench: Bench, middle: np.ndarray, n: int) -> list[str]:
         bench.run(bench.state, 1, stride=dirt)
         _after_restore(bench, middle)
         after = static_memory(bench)
+        described = bench.solver.library.spans()
+        several = [_differences(name, address, memory, after[name][1], described) for name, (address, memory) in before.items()]
+        found = [one for one in several if one]
         if bench.differing(_onward(bench, n), onward):
-            described = bench.solver.library.spans()
-            found = [_differences(name, address, memory, after[name][1], described) for name, (address, memory) in before.items()]
-            return [one for one in found if one]
-    return []
+            break
+    return found
 
 
 def _onward(bench: Bench, n: int) -> np.ndarray:
@@ -106,13 +111,14 @@ def static_memory(bench: Bench) -> dict[str, tuple[int, bytes]]:
     if nm is None:
         return {}
     said = subprocess.run([nm, "-S", "--defined-only", str(library.private)], capture_output=True, text=True, check=False).stdout
-    table = [(int(a, 16), int(s, 16), kind, name) for a, s, kind, name in re.findall(r"^(\w+) (\w+) (\w) (.+)$", said, re.MULTILINE)]
+    table = [(int(a, 16), int(s, 16), kind, name) for a, s, kind, name in re.findall(r"^(\w+) (\w+) (\w) "
+                                                                                      "(.+)$", said, re.MULTILINE)]
     anchor = next((address for address, _, _, name in table if name == "trimtab_slot_status"), None)
     if anchor is None:
         return {}
     base = library.address("trimtab_slot_status") - anchor
     return {name: (base + address, ctypes.string_at(base + address, size)) for address, size, kind, name in table
-            if kind in "bBdD" and (name.startswith("__") and "_MOD_" in name or not name.startswith(("_", "trimtab_")))}
+            if kind in "bBdD" and ("_MOD_" in name or not name.startswith(("_", "trimtab_")))}
 
 
 def _spoken(symbol: str) -> str:

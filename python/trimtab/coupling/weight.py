@@ -47,7 +47,8 @@ def check_weight(bench: Bench) -> tuple[list[Finding], dict[str, Any]]:
     return findings, {} if plain or not steady else {"stride": bench.stride, "steady": steady, "step": step}
 
 
-def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, calls: int) -> tuple[Finding, float, dict[str, float]]:
+def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice,
+             calls: int) -> tuple[Finding, float, dict[str, float]]:
     stride, h = bench.stride, bench.stride * bench.spec.dt
     pattern = 1 + 0.5 * smooth_waves(output.shape, np.random.default_rng(0)).clip(-1.5, 1.5)
     values = bench.spec.split(bench.state)[own.name]
@@ -67,18 +68,22 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
     drift = _snapped(drift, SNAP_STEADY)
     spread = float(np.median(np.abs(moved[own.name][1] - np.median(moved[own.name][1])))) / max(1e-300, abs(response[own.name]))
     others = "".join(f", {one} by {weight:.3g}" for one, weight in response.items() if one != own.name)
-    found = (f"one step moves {own.name} by {response[own.name]:.3g} c h{others}; a lasting tendency by {drift:.3g} c a unit of time; "
+    found = (f"one step moves {own.name} by {response[own.name]:.3g} c h{others}; a lasting tendency by {drift:.3g} c a unit "
+             "of time; "
              f"{calls} call{'s' * (calls > 1)} a step")
     check = f"weight of {name}"
     if abs(drift) <= SMALLEST and abs(response[own.name]) <= SMALLEST:
-        return Finding(check, "bad", found, "the output does not arrive: call the correction after the tendency is complete and before it "
+        return Finding(check, "bad", found, "the output does not arrive: call the correction after the tendency is complete "
+                                            "and before it "
                        "is used, and add to the array that the step uses"), drift, response
     if spread > 0.3:
         return Finding(check, "note", found + f"; not in proportion everywhere (spread {spread:.0%})",
                        "a limiter, a mask or a filter stands behind it: fine where that is meant"), drift, response
     if drift != 1:
-        return Finding(check, "note", found, f"it acts {drift:.3g} times as strong as its unit says (counted in every sweep of a split step, "
-                       "or multiplied by another dt): right all the same, as the weight is known to the gradient; a factor in trimtab_add "
+        return Finding(check, "note", found, f"it acts {drift:.3g} times as strong as its unit says (counted in every sweep of "
+                                             "a split step, "
+                       "or multiplied by another dt): right all the same, as the weight is known to the gradient; a factor in "
+                       "trimtab_add "
                        "mends it"), drift, response
     return Finding(check, "ok", found), drift, response
 

@@ -26,8 +26,8 @@ else the code remembers), and that nothing of it harms the program. Who gives wh
     then                                                a new worker opens the solver again       nothing is lost
     a hang                 hangs        hangs           `timeout`                                 `timeout`
     several instances      no           no              `instances` processes                     `instances` children
-    costs a rollout        0            image (0.1 ms   0.2 ms        both          a fork (about 5 ms) and a copy of
-                                          a MB)                                       the working folder
+    costs a rollout        0            image (0.1 ms   about 1 ms    both          a fork (5 to 15 ms), a copy of the
+                                          a MB)                                       working folder
     systems                all          Linux           Unix          Linux         Linux
 
     * when it shows: an address into the heap that changes in static memory is seen after every rollout; anything else by

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import time
@@ -114,8 +115,7 @@ class Crew:
                     if not keep_going if isinstance(outcome, SolverStopped) else outcome.failure is not None:
                         last = min(last, index)
         except BaseException:  # an interrupt, or a worker that could not be replaced: nothing may run on behind it
-            for one in {id(one.worker): one.worker for one in running.values()}.values():
-                self._drop(one)
+            self.kill()
             raise
         return outcomes
 
@@ -183,7 +183,8 @@ class Crew:
             if one.deadline is not None and now >= one.deadline:
                 one.deadline, one.timed_out = None, True
                 if self.opening.fork:
-                    one.worker.channel.send(ch.Kill(number))
+                    with contextlib.suppress(OSError):  # it has ended itself, and that is seen next
+                        one.worker.channel.send(ch.Kill(number))
                 else:
                     one.worker.kill()
         return ended

@@ -54,7 +54,7 @@ class Scratch:
         base: the folder in use.
 
     Raises:
-        ConfigError: a file that is not there, or two of one name.
+        ConfigError: a file that is not there, two of one name, or a folder that cannot be made.
     """
 
     def __init__(self, folder: str | Path | None = None, files: Sequence[str | Path] = (), links: Sequence[str | Path] = (),
@@ -69,9 +69,12 @@ class Scratch:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"Two of the solver's files and links are called {name}: one would hide the other.")
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        self.base = Path(tempfile.mkdtemp(prefix="solver-" if folder else "trimtab-", dir=folder)).absolute()
+        try:
+            if folder is not None:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            self.base = Path(tempfile.mkdtemp(prefix="solver-" if folder else "trimtab-", dir=folder)).absolute()
+        except OSError as error:
+            raise ConfigError(f"No folder can be made for the solver: {error}; set folder, or TMPDIR.") from error
         self._keep, self._kept, self._made = keep, 0, 0
 
     def place(self, name: str) -> Place:

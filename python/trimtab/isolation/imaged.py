@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from trimtab.window import Window
 PROBE = 8  # outer steps of the two short rollouts that are compared
 _SYSTEM = ("/lib/", "/lib64/", "/usr/")
 _RUNTIMES = ("libgfortran", "libquadmath", "libgomp", "libgcc_s", "libstdc++", "libmpi", "libopen-", "libfftw", "libopenblas")
-_OTHERS = ("/numpy", "/torch/", "/scipy", "/lib-dynload/", "/mpi4py/", "/netCDF4", "/h5py")
 
 
 class ImagedSolver:
@@ -49,13 +49,14 @@ class ImagedSolver:
         self._verify = verify
 
     @classmethod
-    def opened(cls, opener: Callable[[], Any], libraries: tuple[str, ...], verify: bool) -> ImagedSolver:
+    def opened(cls, opener: Callable[[], Any], module: str, libraries: tuple[str, ...], verify: bool) -> ImagedSolver:
         """Open a solver and take the image of the shared objects that this loaded.
 
         Args:
-            opener: opens the solver.
-            libraries: parts of their names; none for all that the opener has loaded, those of the system and of numpy,
-                torch and the like apart.
+            opener: imports what it needs and opens the solver.
+            module: the module that it stands in.
+            libraries: parts of the objects' names; none for all that were loaded, but for those of the system and of other
+                installed packages.
             verify: see the class.
 
         Raises:
@@ -70,8 +71,7 @@ class ImagedSolver:
         if libraries:
             chosen = [path for path in loaded if any(name in Path(path).name for name in libraries)]
         else:
-            chosen = [path for path in loaded if path not in before and not path.startswith(_SYSTEM)
-                      and not any(one in path for one in _OTHERS) and not Path(path).name.startswith(_RUNTIMES)]
+            chosen = [path for path in loaded if path not in before and _is_own(Path(path), module)]
         return cls(inner, chosen, verify, others)
 
     @property
@@ -150,6 +150,18 @@ class ImagedSolver:
         because = "; ".join(found) if found else "no mark of it was found: an array on the heap, most likely"
         raise SolverError(f"Two equal rollouts of {self.spec.solver} gave different bits although the image was put back "
                           f"between them ({because}): set isolation = \"fork\", which covers the heap.")
+
+
+def _is_own(path: Path, module: str) -> bool:
+    """Whether a shared object is the solver's: none of the system's or of the interpreter's, or of another package."""
+    if str(path).startswith(_SYSTEM) or path.name.startswith(_RUNTIMES) or "lib-dynload" in path.parts:
+        return False
+    if path.parent in (Path(sys.prefix, "lib"), Path(sys.base_prefix, "lib")):
+        return False
+    if "site-packages" in path.parts:
+        inside = path.parts[path.parts.index("site-packages") + 1 :]
+        return len(inside) == 1 or inside[0] == module.partition(".")[0]
+    return True
 
 
 def innermost(solver: Any) -> Any:

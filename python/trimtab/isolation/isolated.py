@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,8 @@ class IsolatedSolver:
         isolation: "process" or "fork".
         snapshot: "none" or "image" (in each worker).
         instances: members run at once; in "fork" mode from one prepared process.
-        group: members handed to the solver in one call.
+        group: members handed to the solver in one call; above 1 for a solver that advances them as a batch, or the second
+            begins with what the first one left, snapshot or not.
         threads: of torch and OpenMP in a worker; 1 in "fork" mode.
         timeout: seconds that a rollout of one group, or another call, may take; 0 for any.
         folder: under which a folder for this solver is made; None for a temporary one.
@@ -107,13 +109,17 @@ class IsolatedSolver:
             raise ConfigError("isolation = \"fork\" needs Linux and threads = 1, and snapshot \"none\": it is one.")
         if timeout < 0:
             raise ConfigError(f"timeout = {timeout} must be seconds, or 0 for no limit.")
+        opening = ch.Open(opener, dict(options), fork, snapshot, tuple(libraries), verify)
+        try:
+            pickle.dumps(opening)
+        except Exception as error:
+            raise ConfigError(f"The solver's options cannot be sent to another process ({type(error).__name__}: {error}): give "
+                              "numbers, text and paths, and have the opener make the rest.") from error
         self._places = Scratch(folder, files, links, stdin, keep)
         self.scratch = self._places.base
-        self._settings = {"isolation": isolation, "snapshot": snapshot, "group": group}
         self._fork, self._group, self._mirror = fork, group, Mirror()
         self._verify = verify and fork  # an image verifies itself, in each worker
         self._lock, self._process = threading.Lock(), os.getpid()
-        opening = ch.Open(opener, dict(options), fork, snapshot, tuple(libraries), verify)
         self._crew = Crew(opening, self._places, instances, environment or {}, threads, timeout or None)
         self._finalizer = weakref.finalize(self, _end, self._crew, self._places, self._mirror, os.getpid())
         try:

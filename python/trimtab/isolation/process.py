@@ -48,12 +48,13 @@ class WorkerProcess:
         life, self._life = os.pipe()
         own = {name: value for name, value in os.environ.items()
                if not name.startswith(_LAUNCHER) or name.startswith("OMPI_ALLOW")}
-        own |= dict.fromkeys(_THREADS, str(threads)) | {"GFORTRAN_UNBUFFERED_PRECONNECTED": "y"} | dict(environment)
+        own |= dict.fromkeys(_THREADS, str(threads)) | {"GFORTRAN_UNBUFFERED_PRECONNECTED": "y"}
+        own |= {name: str(value) for name, value in environment.items()}
         path = json.dumps([str(Path(one).absolute()) for one in sys.path])
         try:
             with open(scratch.stdin or os.devnull, "rb") as stdin, self.place.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [os.fsdecode(spawn.get_executable()), "-c", _START, path, str(there.fileno()), str(life)], stdin=stdin,
+                    [os.fsdecode(spawn.get_executable()), "-u", "-c", _START, path, str(there.fileno()), str(life)], stdin=stdin,
                     stdout=log, stderr=log, cwd=self.place.folder, env=own, pass_fds=(there.fileno(), life), process_group=0)
         except OSError as error:
             os.close(self._life)

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 import pickle
+import resource
 import selectors
 import signal
 import socket
@@ -42,16 +43,18 @@ def main(end: int, life: int) -> None:
     for file in (end, life):
         os.set_inheritable(file, False)  # a program that the solver's code starts must not hold them
     _die_with_parent(life)
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)  # old codes have large automatic arrays
+    with contextlib.suppress(ValueError):
+        resource.setrlimit(resource.RLIMIT_STACK, (most, most))
     faulthandler.enable()  # a crash leaves Python's stack in the log, too
     channel = ch.Channel(socket.socket(fileno=end))
     request, _ = channel.receive()
     try:
         solver = open_inner(request.opener, request.options, request.snapshot, request.libraries, request.verify)
-        ready = describe(solver)
+        channel.send(describe(solver))
     except Exception as error:
         channel.send(ch.Failure.of(error))
         return
-    channel.send(ready)
     server = _Forking(channel, solver) if request.fork else _Worker(channel, solver)
     with contextlib.suppress(EOFError):
         server.serve()
@@ -70,13 +73,15 @@ def open_inner(opener: str, options: dict[str, Any], snapshot: str, libraries: t
     if not colon or not attribute or name in ("", "__main__"):
         raise ConfigError(f"The opener {opener!r} must be \"package.module:function\" of a module that another process can "
                           "import.")
-    try:
-        function = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"The opener {opener!r} cannot be imported: {error}.") from error
-    if snapshot != "image":
+
+    def open_solver() -> Any:
+        try:
+            function = getattr(importlib.import_module(name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"The opener {opener!r} cannot be imported: {error}.") from error
         return function(**options)
-    return ImagedSolver.opened(lambda: function(**options), libraries, verify)
+
+    return ImagedSolver.opened(open_solver, name, libraries, verify) if snapshot == "image" else open_solver()
 
 
 def describe(solver: Any) -> ch.Ready:
@@ -241,6 +246,8 @@ class _Forking(_Worker):
             with open(writing, "wb") as pipe:
                 pipe.write(answer)
             code = 0
+        except SystemExit as error:  # of Python code in the solver
+            code = error.code if isinstance(error.code, int) else error.code is not None
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -272,8 +279,8 @@ def _die_with_parent(life: int) -> None:
     Not PR_SET_PDEATHSIG: it strikes when the thread ends that started the worker. And no thread that waits: a process is
     forked safely while it has one.
     """
-    if not sys.platform.startswith("linux"):  # there SIGIO is ignored by default
-        signal.signal(signal.SIGIO, lambda *_: os._exit(1))
+    linux = sys.platform.startswith("linux")
+    signal.signal(signal.SIGIO, signal.SIG_DFL if linux else lambda *_: os._exit(1))  # elsewhere it is ignored by default
     fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     with selectors.DefaultSelector() as selector:
