@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import InputError
+from trimtab.state import SolverSpec
 
 
 def alive(states: Tensor) -> Tensor:
@@ -25,7 +26,8 @@ def alive(states: Tensor) -> Tensor:
     return torch.isfinite(states[-1]).all(dim=1)
 
 
-def mean_square(states: Tensor, truth: Tensor, leads: Sequence[int] = (), components: np.ndarray | None = None) -> Tensor:
+def mean_square(states: Tensor, truth: Tensor, leads: Sequence[int] = (), components: np.ndarray | None = None,
+                scale: Tensor | None = None) -> Tensor:
     """Mean square difference over lead times, members that stayed finite, and chosen components.
 
     Args:
@@ -33,9 +35,10 @@ def mean_square(states: Tensor, truth: Tensor, leads: Sequence[int] = (), compon
         truth: (L, B, N) float64, the targets at the lead times, in the same unit.
         leads: (L,) lead times in outer steps; empty for 1 to K.
         components: (M,) int64, those of the N that count (`SolverSpec.visible`); None for all.
+        scale: (N,) float64 by which differences are divided (`field_scale`); None for 1.
 
     Returns:
-        () float64, in the square of the state's unit; NaN when no member stayed finite.
+        () float64, in the square of the state's unit over the scale; NaN when no member stayed finite.
 
     Raises:
         InputError: targets of another shape.
@@ -50,4 +53,24 @@ def mean_square(states: Tensor, truth: Tensor, leads: Sequence[int] = (), compon
     if components is not None:
         counted = torch.from_numpy(components)
         chosen, truth = chosen[..., counted], truth[..., counted]
-    return (chosen - truth).square().mean()
+    difference = chosen - truth
+    if scale is not None:
+        difference = difference / (scale if components is None else scale[counted])
+    return difference.square().mean()
+
+
+def field_scale(spec: SolverSpec, states: np.ndarray) -> Tensor | None:
+    """What makes fields of several units comparable in a loss: the standard deviation of each over states of the truth.
+
+    Args:
+        spec: the solver's.
+        states: (R, N) float64.
+
+    Returns:
+        (N,) float64, one number a field; None where all fields that count have one unit.
+    """
+    if len({one.units for one in spec.fields if not one.hidden}) < 2:
+        return None
+    scales = [np.full(one.size, values.std() or 1.0) for one, values in
+              zip(spec.fields, spec.split(states).values(), strict=True)]
+    return torch.from_numpy(np.concatenate(scales))

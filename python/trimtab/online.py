@@ -12,18 +12,20 @@ from torch import Tensor
 
 from trimtab.gradient import get_gradient
 from trimtab.gradient.rollout import rollout
-from trimtab.loss import alive, mean_square
+from trimtab.loss import alive, field_scale, mean_square
 from trimtab.phase import Phase, cosine
 from trimtab.sections import TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
 
+SCALED = 256  # states that say how large the fields are
 VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
 
 
 class Online(Phase):
-    """Rollouts with a gradient variant, mean square over the chosen lead times.
+    """Rollouts with a gradient variant, mean square over the chosen lead times; fields of several units each in their own
+    standard deviation.
 
     Args:
         config: [training].
@@ -45,6 +47,8 @@ class Online(Phase):
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
         self.visible = solver.spec.visible
+        first = self.windows[config.window]
+        self.scale = field_scale(solver.spec, first.batch(first.spread(SCALED), (0,))[0])
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
     def size(self, epoch: int) -> int:
@@ -72,7 +76,7 @@ class Online(Phase):
         start, truth = self._batch(self.windows[steps], indices, self.leads[steps])
         states = rollout(self.solver, self.correction, start, steps, gradient=self.gradient, stride=config.stride,
                          on_blow_up="mark" if config.on_blow_up == "drop" else "raise")
-        loss = mean_square(states, truth, self._chosen(steps), self.visible)
+        loss = mean_square(states, truth, self._chosen(steps), self.visible, self.scale)
         return loss, len(indices) - int(alive(states).sum())
 
     @torch.no_grad()
@@ -89,7 +93,7 @@ class Online(Phase):
             finite = int(window.alive.sum())
             if finite:
                 states = torch.from_numpy(window.states)
-                total += finite * float(mean_square(states, truth, self._chosen(steps), self.visible))
+                total += finite * float(mean_square(states, truth, self._chosen(steps), self.visible, self.scale))
             count, dropped = count + finite, dropped + start.shape[0] - finite
         return total / count if count else float("nan"), dropped
 

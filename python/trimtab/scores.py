@@ -155,13 +155,16 @@ def marginal_distance(samples: np.ndarray, truth: np.ndarray, limit: int = 400_0
         limit: at most about this many values a component, taken at even spacing, to bound the time.
 
     Returns:
-        The distance; 0 for the same distribution, 1 for one shifted by a standard deviation.
+        The distance; 0 for the same distribution, 1 for one shifted by a standard deviation. A component that does not vary in
+        the truth, a wall for instance, has no standard deviation and is left out.
     """
     distances = []
     for a, b in zip(samples.T, truth.T, strict=True):
         scale = b.std()
+        if scale == 0:
+            continue
         distances.append(wasserstein(a[:: max(1, a.size // limit)], b[:: max(1, b.size // limit)]) / scale)
-    return float(np.mean(distances))
+    return float(np.mean(distances)) if distances else float("nan")
 
 
 def pdf_edges(truth: np.ndarray, scale: float) -> np.ndarray:

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: MIT
+"""Codes with an adapter: bits, refusals, weights, slots, and the doctor's red lines, on two small codes with everything in the
+main program."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import trimtab
+from trimtab.bridge.templates import lay_down
+from trimtab.config import load_experiment
+from trimtab.coupling.bench import Bench, Given
+from trimtab.coupling.checks import check_empty_slot, check_gradient
+from trimtab.coupling.restart import check_restart
+from trimtab.coupling.weight import check_weight, write_weight
+from trimtab.errors import BlowUpError, ConfigError, SolverStopped
+
+LEGACY = Path(__file__).parent / "legacy"
+MODULE = """
+subroutine trimtab_initialise() bind(c)
+  use trimtab
+  use spin
+  implicit none
+  call setup
+  call trimtab_option(decay, 'decay')
+end subroutine trimtab_initialise
+
+subroutine trimtab_describe() bind(c)
+  use trimtab
+  use spin
+  implicit none
+  call trimtab_clock(dt, 's')
+  call trimtab_field(c(1:n), 'c', 'g/kg', 'x')
+  HIDDEN
+  call trimtab_slot('spin')
+  call trimtab_input(c(1:n), 'c', 'g/kg', 'x')
+  call trimtab_output(c(1:n), 'c')
+end subroutine trimtab_describe
+
+subroutine trimtab_advance(n) bind(c)
+  use, intrinsic :: iso_c_binding, only: c_int64_t
+  use trimtab
+  use spin, only: step
+  implicit none
+  integer(c_int64_t), value :: n
+  integer(c_int64_t) :: i
+  do i = 1, n
+    call step
+    if (.not. trimtab_go_on()) return
+  end do
+end subroutine trimtab_advance
+
+subroutine spin_correct
+  use trimtab
+  use spin, only: c, dcdt, n
+  implicit none
+  if (.not. trimtab_filled('spin')) return
+  call trimtab_give(c(1:n), 'c')
+  call trimtab_ask()
+  call trimtab_add(dcdt, 'c', FACTOR)
+end subroutine spin_correct
+"""
+
+
+def as_module(text: str) -> str:
+    """The main program as the module that README.md describes: 8 lines."""
+    for old, new in (("program spin\n", "module spin\n"), ("  open (11, file='spin.nml'", "contains\n  subroutine setup\n"
+                     "  open (11, file='spin.nml'"), ("  do it = 1, steps\n", "  end subroutine setup\n  subroutine step\n"),
+                     ("  end do\ncontains\n", "  end subroutine step\n"), ("end program spin", "end module spin"),
+                     ("    c(1:n) = c(1:n) + dt*dcdt\n", "    call spin_correct\n    c(1:n) = c(1:n) + dt*dcdt\n")):
+        assert text.count(old) == 1 or old == "program spin\n"
+        text = text.replace(old, new, 1)
+    return text
+
+
+def build(folder: Path, hidden: str = "call trimtab_hidden(backwards, 'backwards')", factor: str = "0.5",
+          flags: str = "-O2 -fdefault-real-8") -> Path:
+    """The ring's library and TOML in a folder."""
+    lay_down(folder, "spin")
+    (folder / "spin.f90").write_text(as_module((LEGACY / "spin" / "spin.f90").read_text()))
+    (folder / "spin.nml").write_text("&control dt=0.005 /\n")
+    adapter = (folder / "adapter.f90").read_text()
+    state = adapter[adapter.index("!> The state, as it comes and goes"):]
+    (folder / "adapter.f90").write_text(MODULE.replace("HIDDEN", hidden).replace("FACTOR", factor) + state)
+    make = (folder / "Makefile").read_text()
+    make = re.sub(r"^SOURCES =.*", "SOURCES = spin.f90", make, flags=re.MULTILINE)
+    (folder / "Makefile").write_text(re.sub(r"^FFLAGS =.*", f"FFLAGS = {flags}", make, flags=re.MULTILINE))
+    toml = (folder / "spin.toml").read_text().replace("# files = [\"input.nml\"]", "files = [\"spin.nml\"] #")
+    (folder / "spin.toml").write_text(toml)
+    subprocess.run(["make"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("ring") / "spin")
+
+
+@pytest.fixture
+def open_ring(ring: Path) -> Iterator[Callable[..., Any]]:
+    opened = []
+
+    def opening(**options: Any) -> Any:
+        options = {"isolation": "none", "files": [str(ring / "spin.nml")], **options}
+        opened.append(trimtab.open_solver("spin", library=str(ring / "libspin.so"), **options))
+        return opened[-1]
+
+    yield opening
+    for one in opened:
+        one.close()
+
+
+def bench_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return Bench(load_experiment("spin.toml"))
+
+
+def test_the_compiler_says_kinds_and_sizes(open_ring):
+    spec = open_ring().spec
+    assert [(one.name, one.shape, one.dtype, one.hidden) for one in spec.fields] == [
+        ("c", (48,), "real64", False), ("backwards", (), "bool", True)]
+    assert (spec.dt, spec.time_units, spec.parameters) == (0.005, "s", {"decay": 0.0})
+    assert np.array_equal(spec.visible, np.arange(48)) and spec.shown.size == 48
+
+
+def test_copies_are_instances_and_namelists_are_their_own(open_ring):
+    one, other = open_ring(), open_ring(decay=0.5, namelist={"spin.nml": {"control": {"dt": 0.0025}}})
+    assert other.spec.dt == 0.0025 and one.spec.dt == 0.005
+    first = one.advance(one.initial_state(), 5).states
+    other.advance(other.initial_state(), 5)
+    assert np.array_equal(one.advance(one.initial_state(), 5).states, first)
+
+
+@pytest.mark.parametrize("options, sentence", [
+    ({"decaz": 1.0}, "asks for decay"),
+    ({"decay": "much"}, "decay = 'much' is not what the code takes"),
+    ({"files": ["nowhere.nml"]}, "no file"),
+    ({"namelist": {"spin.nml": {"contral": {"dt": 1.0}}}}, "no group 'contral'"),
+    ({"weight": {"step": {"q": {"q": 1.0}}}}, "an output 'q'"),
+    ({"snapshot": "image"}, "need isolation"),
+])
+def test_refusals_say_what_and_where(open_ring, options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        open_ring(**options)
+
+
+def test_a_library_without_an_adapter_is_refused(tmp_path):
+    (tmp_path / "a.f90").write_text("subroutine a\nend subroutine a\n")
+    subprocess.run(["gfortran", "-shared", "-fPIC", "-o", "liba.so", "a.f90"], cwd=tmp_path, check=True)
+    with pytest.raises(ConfigError, match="no procedure trimtab_initialise"):
+        trimtab.open_solver("a", library=str(tmp_path / "liba.so"), isolation="none")
+    with pytest.raises(ConfigError, match="build it with make"):
+        trimtab.open_solver("a", library=str(tmp_path / "libb.so"), isolation="none")
+
+
+def test_an_unfilled_adapter_says_so(tmp_path):
+    lay_down(tmp_path / "new", "thing")
+    subprocess.run(["make"], cwd=tmp_path / "new", check=True, capture_output=True)
+    with pytest.raises(ConfigError, match="not filled in yet"):
+        trimtab.open_solver("thing", library=str(tmp_path / "new" / "libthing.so"), isolation="none")
+    with pytest.raises(ConfigError, match="already holds"):
+        lay_down(tmp_path / "new", "thing")
+    with pytest.raises(ConfigError, match="small letters"):
+        lay_down(tmp_path / "other", "My-Code")
+
+
+def test_zeros_change_no_bit_and_exceptions_keep_their_type(open_ring):
+    solver = open_ring()
+    start = solver.initial_state()
+    empty = solver.advance(start, 6).states
+    window = solver.advance(start, 6, correction=Given(solver.spec))
+    assert np.array_equal(window.states, empty)
+    assert np.array_equal(window.inputs[0, 0], start[0, :48]), "the first call sees the state, here a half step has not moved it"
+
+    class Failing(nn.Module):
+        dtype = torch.float64
+
+        def forward(self, seen):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        solver.advance(start, 6, correction=Failing())
+    assert np.array_equal(solver.advance(start, 6).states, empty)
+
+
+def test_processes_give_the_same_bits(open_ring):
+    here, there = open_ring(), open_ring(isolation="process")
+    torch.manual_seed(0)
+    correction = trimtab.SlotCorrection(nn.Sequential(nn.Linear(48, 48)), here.spec, output_scale=0.1)
+    start = np.repeat(here.initial_state(), 2, axis=0)
+    one, other = (solver.advance(start, 5, correction=correction) for solver in (here, there))
+    assert np.array_equal(one.states, other.states) and np.array_equal(one.inputs, other.inputs)
+    assert np.array_equal(there.initial_state(), here.initial_state())
+
+
+def test_a_blow_up_is_found_and_marked(open_ring):
+    solver = open_ring()
+    push = Given(solver.spec, np.full(48, 1e34))  # finite still, and no tracer
+    with pytest.raises(BlowUpError, match="left the finite numbers"):
+        solver.advance(solver.initial_state(), 50, correction=push)
+    window = solver.advance(solver.initial_state(), 50, correction=push, on_blow_up="mark")
+    assert window.failed_step[0] > 0 and np.isnan(window.states[-1]).all()
+
+
+def test_a_stop_ends_its_process_alone(open_ring):
+    """This code says STOP at the first NaN; in this process that would end the tests with code 0."""
+    solver = open_ring(isolation="process")
+    push = Given(solver.spec, np.full(48, np.nan))
+    with pytest.raises(SolverStopped, match="spin: NaN"):
+        solver.advance(solver.initial_state(), 5, correction=push)
+    window = solver.advance(solver.initial_state(), 5, correction=push, on_blow_up="mark")
+    assert window.failed_step[0] > 0 and np.isnan(window.states[-1]).all()
+    assert np.isfinite(solver.advance(solver.initial_state(), 5).states).all()
+
+
+def test_the_gradient_of_one_step_is_exact(open_ring):
+    """The slot acts twice a step, by a half each time."""
+    solver = open_ring()
+    correction = trimtab.SlotCorrection(nn.Linear(48, 48), solver.spec, output_scale=1.0).double()
+    states = trimtab.rollout(solver, correction, solver.initial_state(), 1, gradient="none")
+    states[1, 0, :48].sum().backward()
+    assert torch.allclose(correction.network.bias.grad, torch.full((48,), solver.spec.dt, dtype=torch.float64), rtol=1e-2)
+
+
+def test_the_doctor_is_content_with_a_complete_adapter(ring, monkeypatch):
+    bench = bench_of(ring, monkeypatch)
+    findings, weight = check_weight(bench)
+    assert weight == {} and "2 calls a step" in findings[0].found
+    assert [one.state for one in (*check_restart(bench), *check_empty_slot(bench), *findings)] == ["ok"] * 3
+    assert [one.state for one in check_gradient(bench, weight)] == ["ok", "ok"]
+    bench.close()
+
+
+def test_the_doctor_names_the_flag_that_was_left_out_and_the_double_counting(tmp_path, monkeypatch):
+    bench = bench_of(build(tmp_path / "spin", hidden="", factor="1.0"), monkeypatch)
+    (restart,) = check_restart(bench)
+    assert restart.state == "bad" and "backwards (module spin)" in restart.found
+    (finding,), weight = check_weight(bench)
+    assert finding.state == "note" and weight == {"stride": 1, "steady": {"c": 2.0}, "step": {"c": {"c": 2.0}}}
+    assert write_weight(Path("spin.toml"), weight) and not write_weight(Path("spin.toml"), weight)
+    assert load_experiment("spin.toml").solver.options["weight"] == weight
+    assert write_weight(Path("spin.toml"), {}) and "weight" not in load_experiment("spin.toml").solver.options
+    bench.close()
+
+
+def test_integers_of_eight_bytes_and_single_precision(tmp_path, monkeypatch):
+    """The same adapter with other flags: nothing in it names a kind."""
+    bench = bench_of(build(tmp_path / "spin", flags="-O2 -fdefault-integer-8"), monkeypatch)
+    assert [one.dtype for one in bench.spec.fields] == ["real32", "bool"]
+    assert check_restart(bench)[0].state == "ok"
+    bench.close()
+
+
+def test_a_silently_changed_kind_is_refused(tmp_path):
+    folder = build(tmp_path / "spin", flags="-O2 -freal-8-real-4")
+    with pytest.raises(ConfigError, match="of kind real32, where Python has"):
+        trimtab.open_solver("spin", library=str(folder / "libspin.so"), isolation="none", files=[str(folder / "spin.nml")])

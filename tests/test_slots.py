@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Corrections of named slots: channels or dictionaries, normalisation, several slots, weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trimtab import SlotCorrection
+from trimtab.checkpoint import build_correction
+from trimtab.config import parse_experiment
+from trimtab.errors import ConfigError, InputError
+from trimtab.slot_weight import SlotWeight
+from trimtab.state import Field, Slot, SolverSpec
+
+
+def field(name: str, *shape: int, hidden: bool = False) -> Field:
+    return Field(name, name, "1", tuple(f"{name}{i}" for i in range(len(shape))), shape, hidden=hidden)
+
+
+FIELDS = (field("t", 3, 4), field("s", 3, 4), field("t_old", 3, 4, hidden=True), field("flag", hidden=True))
+CHANNELS = SolverSpec("sea", 0.1, 1, FIELDS, slots=(Slot("mix", (field("t", 3, 4), field("s", 3, 4), field("n2", 3, 4)),
+                                                         (field("t", 3, 4), field("s", 3, 4))),))
+MIXED = SolverSpec("sea", 0.1, 1, FIELDS, slots=(Slot("mix", (field("t", 3, 4), field("depth", 3), field("sun")),
+                                                      (field("t", 3, 4),)),))
+SEVERAL = SolverSpec("sea", 0.1, 1, FIELDS, slots=(Slot("mix", (field("t", 3, 4),), (field("t", 3, 4),)),
+                                                   Slot("flux", (field("s", 3, 4),), (field("s", 3, 4),))))
+
+
+class Named(nn.Module):
+    """A network of named tensors."""
+
+    dtype = torch.float64
+
+    def forward(self, x):
+        assert {name: tuple(one.shape) for name, one in x.items()} == {"t": (2, 3, 4), "depth": (2, 3), "sun": (2,)}
+        return {"t": x["t"] + x["depth"][:, :, None] + x["sun"][:, None, None]}
+
+
+def test_inputs_of_one_shape_are_channels():
+    network = nn.Conv2d(3, 2, 1).double()
+    correction = SlotCorrection(network, CHANNELS, input_mean=(1.0, 2.0, 3.0), input_scale=(1.0, 2.0, 4.0),
+                                output_scale=(5.0, 7.0))
+    seen = torch.randn(2, 36, dtype=torch.float64)
+    x = (seen.view(2, 3, 3, 4) - torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)) / torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
+    expected = network(x) * torch.tensor([5.0, 7.0]).view(2, 1, 1)
+    assert torch.allclose(correction(seen), expected.reshape(2, -1), rtol=1e-14)
+    assert torch.equal(correction.slot("mix")(seen), correction(seen))
+    assert torch.equal(correction.scale_of_outputs(), torch.tensor([5.0] * 12 + [7.0] * 12, dtype=torch.float64))
+
+
+def test_inputs_of_several_shapes_are_named():
+    seen = torch.randn(2, 16, dtype=torch.float64)
+    t, depth, sun = seen[:, :12].view(2, 3, 4), seen[:, 12:15], seen[:, 15]
+    expected = t + depth[:, :, None] + sun[:, None, None]
+    assert torch.allclose(SlotCorrection(Named(), MIXED)(seen), expected.reshape(2, -1))
+
+
+def test_wrong_answers_are_refused():
+    with pytest.raises(InputError, match=r"it must return a tensor of shape \(2, 2, 3, 4\)"):
+        SlotCorrection(nn.Identity(), CHANNELS)(torch.zeros(2, 36, dtype=torch.float64))
+    with pytest.raises(ConfigError, match="ModuleDict"):
+        SlotCorrection(nn.Identity(), SEVERAL)
+    with pytest.raises(ConfigError, match="says itself what the network sees"):
+        SlotCorrection(nn.Identity(), CHANNELS, features=("q",))
+    with pytest.raises(InputError, match="36 numbers, and 35 came"):
+        SlotCorrection(nn.Identity(), CHANNELS)(torch.zeros(2, 35, dtype=torch.float64))
+
+
+def test_several_slots_have_networks_of_their_own():
+    text = 'solver = {name = "sea"}\nnetwork = {name = "MLP", sizes = [4, 4], flux = {sizes = [4, 8, 4]}}'
+    experiment = parse_experiment(text, "x")
+    correction = build_correction(experiment, SEVERAL)
+    assert len(correction.network["mix"]) == 1 and len(correction.network["flux"]) == 3
+    seen = torch.randn(2, 24)
+    both = torch.cat([correction.slot(name)(part) for name, part in zip(("mix", "flux"), seen.split(12, 1), strict=True)], 1)
+    assert torch.equal(both, correction(seen))
+
+
+def test_normalisation_is_fitted_field_by_field():
+    correction = SlotCorrection(nn.Conv2d(3, 2, 1), CHANNELS)
+    seen = torch.randn(50, 36, dtype=torch.float64)
+    seen[:, 12:24] = 3.0 * seen[:, 12:24] + 10.0
+    seen[:, 24:] = 4.0  # the same everywhere: only its mean is taken off
+    tendencies = torch.cat([torch.full((50, 12), 2.0), torch.zeros(50, 12)], 1)
+    correction.fit_normalisation(seen, tendencies)
+    assert torch.allclose(correction.input_mean, torch.tensor([0.0, 10.0, 4.0]), atol=0.5)
+    assert torch.allclose(correction.input_scale, torch.tensor([1.0, 3.0, 1.0]), atol=0.3)
+    assert torch.equal(correction.output_scale, torch.tensor([2.0, 2.0]))
+
+
+def test_weights_are_transposed():
+    weight = SlotWeight(CHANNELS, {"stride": 2, "steady": {"t": 1.5}, "step": {"t": {"t": 2.0, "t_old": 0.1}}})
+    lam = torch.randn(2, CHANNELS.size, dtype=torch.float64)
+    t, s, old = lam[:, :12], lam[:, 12:24], lam[:, 24:36]
+    assert torch.equal(weight.transpose(lam, 2, True), torch.cat([1.5 * t, s], 1))
+    assert torch.equal(weight.transpose(lam, 2, False), torch.cat([2.0 * t + 0.1 * old, s], 1))
+    labels = weight.outputs(lam.numpy(), 2)
+    assert np.allclose(labels, torch.cat([t / 2.0, s], 1).numpy())
+    with pytest.raises(ConfigError, match=r"measured at training.stride = 2, and 1"):
+        weight.transpose(lam, 1, False)
+    with pytest.raises(ConfigError, match="there is no field of that name"):
+        odd = SolverSpec("sea", 0.1, 1, FIELDS, slots=(Slot("mix", (field("t", 3, 4),), (field("w", 3, 4),)),))
+        SlotWeight(odd, {}).transpose(lam, 1, True)
