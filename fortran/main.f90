@@ -1,11 +1,14 @@
 ! SPDX-License-Identifier: MIT
-!> A solver on its own, without Python: namelist -> solver -> advance -> file.
+!> A solver that drives itself: namelist -> solver -> (trained correction) -> advance -> file.
 !!
 !!     trimtab_run FILE.nml
 !!
 !! The file holds three groups: `&solver` (driver.f90), the group named as the solver (its own file), and
 !! `&run steps, stride, start, start_file, output /`: number of steps, steps between two records, the n numbers of the first
 !! state or a file written by this program (its last record is where the run begins), and the file to write.
+!! A fourth, `&correction library or checkpoint /`, fills the slot: with a folder that `trimtab export` wrote, which runs without
+!! Python; or with a run folder or a checkpoint file, which runs in a Python inside this process. With neither, the path is what
+!! TRIMTAB_CORRECTION names. Without the group the solver runs alone.
 !!
 !! Output, stream of little-endian numbers on common machines: the 8 characters TRIMTAB1; int64 n, members, records;
 !! float64 time of the first record, time between records; float64 states (n, members, records), n fastest. In Python:
@@ -14,14 +17,16 @@
 program trimtab_main
   use, intrinsic :: iso_fortran_env, only: error_unit, output_unit
   use trimtab_kinds, only: rk, lk
-  use trimtab_status, only: status_t, STATUS_BAD_PARAMETER
+  use trimtab_status, only: status_t, STATUS_BAD_PARAMETER, STATUS_CORRECTION_FAILED
   use trimtab_text, only: to_lines, count_lines, line_length, namelist_sentence, has_group, json_real
   use trimtab_driver, only: hybrid_t
+  use trimtab_trained, only: trained_t
   implicit none
   character(8), parameter :: magic = 'TRIMTAB1'
   integer, parameter :: place_of_records = 25   !< byte of the number of records in the header
 
   type(hybrid_t) :: hybrid
+  type(trained_t) :: trained
   type(status_t) :: status
   integer(lk) :: steps, stride
   character(1024) :: output
@@ -38,6 +43,8 @@ program trimtab_main
   call stop_if_failed()
   call read_run()
   call stop_if_failed()
+  call read_correction()
+  call stop_if_failed()
 
   allocate (failed_step(size(window, 2)))
   open (newunit=unit, file=trim(output), access='stream', form='unformatted', status='replace', action='write')
@@ -52,6 +59,7 @@ program trimtab_main
   close (unit)
   write (output_unit, '(a)') hybrid%describe()
   call hybrid%release()
+  call trained%close()
 
 contains
 
@@ -140,10 +148,37 @@ contains
     t0 = first + (records - 1) * between
   end subroutine read_start
 
+  !> The group &correction, when there is one, fills the slot.
+  subroutine read_correction()
+    character(line_length) :: lines(count_lines(text))
+    character(1024) :: library, checkpoint
+    character(256) :: message
+    integer :: code
+    logical :: fits
+    namelist /correction/ library, checkpoint
+    library = ''
+    checkpoint = ''
+    call to_lines(text, lines, fits)
+    if (.not. has_group(lines, 'correction')) return
+    read (lines, nml=correction, iostat=code, iomsg=message)
+    if (code /= 0) then
+      call status%raise(STATUS_BAD_PARAMETER, namelist_sentence('correction', 'library and checkpoint', code, message))
+    else if (library /= '' .and. checkpoint /= '') then
+      call status%raise(STATUS_BAD_PARAMETER, 'correction: give library or checkpoint, not both')
+    else if (library /= '') then
+      call trained%open('library', trim(library), hybrid%describe(), hybrid%slot, status)
+    else if (checkpoint /= '') then
+      call trained%open('checkpoint', trim(checkpoint), hybrid%describe(), hybrid%slot, status)
+    else
+      call trained%open('', '', hybrid%describe(), hybrid%slot, status)
+    end if
+  end subroutine read_correction
+
   !> The only place in the Fortran part that ends the process.
   subroutine stop_if_failed()
     if (status%ok()) return
     write (error_unit, '(a)') 'trimtab_run: '//status%message
+    if (status%code == STATUS_CORRECTION_FAILED .and. trained%why() /= '') write (error_unit, '(a)') trained%why()
     if (record > 0) write (error_unit, '(a)') 'that was after t = '//json_real(t0 + (record - 1) * stride * hybrid%dt)
     stop 1, quiet=.true.
   end subroutine stop_if_failed

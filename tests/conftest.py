@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ def open_solver() -> Iterator[Callable[..., Any]]:
     yield build
     for solver in opened:
         solver.close()
+
+
+@pytest.fixture
+def compiled_cache(monkeypatch) -> Path:
+    """Compiled corrections are kept between runs of the tests: their names say all that they depend on."""
+    folder = Path(__file__).parent.parent / "build" / "cache"
+    monkeypatch.setenv("TRIMTAB_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 """Checkpoints: one file that holds all a run needs to go on, and all a solver needs to be corrected.
 
 A file is a dictionary saved by torch, of tensors, numbers, strings, lists and dictionaries only, so that it is read
-without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields),
-correction (weights and normalisation), best (the same for the best epoch so far, or None), optimiser, random, progress
-(position in the training), history (rows of metrics.csv), versions, revision, threads. best.pt and offline.pt
-hold no optimiser, random states and history: they are to be used, last.pt is to be gone on with.
+without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields), slots
+(the same of the inputs and outputs of its named slots), correction (weights and normalisation), best (the same for the best
+epoch so far, or None), optimiser, random, progress (position in the training), history (rows of metrics.csv), versions,
+revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be used, last.pt is to be
+gone on with.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from trimtab.errors import CheckpointError, TrimtabError
 from trimtab.files import replacing
 from trimtab.networks import build_network
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
-from trimtab.state import SolverSpec
+from trimtab.state import Field, Slot, SolverSpec
 
 FORMAT = "trimtab checkpoint"
 VERSION = 1
@@ -132,7 +133,7 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
     if config.input_mean:
         given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}
     kind = SlotCorrection if spec.slots else Correction
-    return kind(network, spec, features=config.features, **given)
+    return kind(network, spec, features=config.features, compiled=config.compiled, **given)
 
 
 def _networks(experiment: Experiment, spec: SolverSpec) -> torch.nn.Module:
@@ -198,6 +199,36 @@ def state_of(spec: SolverSpec) -> list[dict[str, Any]]:
     """Names and shapes of the fields, as a checkpoint holds them."""
     return [{"name": one.name, "units": one.units, "dims": list(one.dims), "shape": list(one.shape)}
             for one in spec.fields]
+
+
+def slots_of(spec: SolverSpec) -> list[dict[str, Any]]:
+    """Names, inputs and outputs of the named slots, as a checkpoint holds them."""
+    return [{"name": slot.name, **{kind: [{"name": one.name, "units": one.units, "dims": list(one.dims), "shape": list(one.shape)}
+                                          for one in getattr(slot, kind)] for kind in ("inputs", "outputs")}}
+            for slot in spec.slots]
+
+
+def saved_spec(path: str | Path) -> SolverSpec:
+    """What a checkpoint says of the solver it was trained in, so that its correction can be built where that solver is not open.
+
+    Args:
+        path: the checkpoint.
+
+    Returns:
+        Fields without coordinates, named slots, and the parameters that the experiment gives.
+
+    Raises:
+        CheckpointError: see `read_checkpoint`.
+    """
+    content = read_checkpoint(path)
+    solver = parse_experiment(content["experiment"], str(path)).solver
+    slots = tuple(Slot(one["name"], _fields(one["inputs"]), _fields(one["outputs"])) for one in content.get("slots", []))
+    dt = float(solver.options.get("dt", 0.0))
+    return SolverSpec(solver.name, dt, 0, _fields(content["state"]), "1", dict(solver.options), slots)
+
+
+def _fields(saved: list[dict[str, Any]]) -> tuple[Field, ...]:
+    return tuple(Field(one["name"], one["name"], one["units"], tuple(one["dims"]), tuple(one["shape"])) for one in saved)
 
 
 def random_states() -> dict[str, Any]:

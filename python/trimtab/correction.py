@@ -35,9 +35,12 @@ class Correction(nn.Module):
             (input - mean) / scale.
         output_scale: one number a component, or one for all; the tendency is scale * output, in the state's unit per
             unit of time.
+        compiled: have AOTInductor compile it, once a structure, so that a Fortran solver calls it without Python; the same
+            numbers up to rounding (`bridge/compiled.py`). Gradients differentiate this module in either case, at the same
+            parameters.
 
     Raises:
-        ConfigError: unknown features, features without a grid, a normalisation of another length or a scale of 0.
+        ConfigError: an unknown feature, features without a grid, a normalisation of another length or a scale of 0.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class Correction(nn.Module):
         input_mean: Sequence[float] | float = 0.0,
         input_scale: Sequence[float] | float = 1.0,
         output_scale: Sequence[float] | float = 1.0,
+        compiled: bool = False,
     ):
         super().__init__()
+        self.compiled = compiled
         self.network = network
         self.grid = spec.grid if len(spec.grid) == 2 else None
         self.size = spec.size

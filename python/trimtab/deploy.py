@@ -12,19 +12,65 @@ from typing import Any
 import netCDF4
 import numpy as np
 import xarray as xr
+from torch import nn
 
 import trimtab
 from trimtab.checkpoint import Run, load_correction
 from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError
 from trimtab.reference import Progress, make_reference, silent
-from trimtab.slot_correction import AnyCorrection
+from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 from trimtab.targets import Targets
 
 CHUNK_BYTES = 2**25  # of states held at once
 PIECES = 50          # of a run, at least: between two the progress is told and the file is up to date
+
+
+def run_checkpoint(run: Run, checkpoint: str = "best") -> Path:
+    """The file of a run's checkpoint.
+
+    Args:
+        run: see `load_run`.
+        checkpoint: "best", "last" or "offline".
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: the run has no such checkpoint.
+    """
+    if checkpoint not in run.checkpoints:
+        there = ", ".join(run.checkpoints) or "none yet: let the training reach its first checkpoint"
+        raise CheckpointError(f"{run.folder} has no checkpoint {checkpoint!r}; there is {there}.")
+    return run.checkpoints[checkpoint]
+
+
+def slot_part(correction: AnyCorrection, spec: SolverSpec, slot: str) -> tuple[nn.Module, int, int]:
+    """What fills one slot of a solver.
+
+    Args:
+        correction: of all slots.
+        spec: the solver's.
+        slot: name of the slot; "" where there is one at most.
+
+    Returns:
+        The module, and how many numbers it reads and returns a member.
+
+    Raises:
+        CheckpointError: no such slot, or none named among several.
+    """
+    if not isinstance(correction, SlotCorrection):
+        return correction, spec.size, spec.size
+    names = [one.name for one in spec.slots]
+    if not slot and len(names) == 1:
+        slot = names[0]
+    if slot not in names:
+        raise CheckpointError(f"The correction was trained for the slots {', '.join(names)}; it has none of the name {slot!r}.")
+    found = spec.slots[names.index(slot)]
+    inputs, outputs = (sum(one.size for one in fields) for fields in (found.inputs, found.outputs))
+    return correction.slot(slot), inputs, outputs
 
 
 def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> AnyCorrection:
@@ -41,10 +87,7 @@ def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> AnyC
     Raises:
         CheckpointError: the run has no such checkpoint, or it does not fit.
     """
-    if checkpoint not in run.checkpoints:
-        there = ", ".join(run.checkpoints) or "none yet: let the training reach its first checkpoint"
-        raise CheckpointError(f"{run.folder} has no checkpoint {checkpoint!r}; there is {there}.")
-    return load_correction(run.checkpoints[checkpoint], spec)
+    return load_correction(run_checkpoint(run, checkpoint), spec)
 
 
 def held_out_starts(

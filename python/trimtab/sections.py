@@ -57,6 +57,7 @@ class CorrectionConfig:
         dtype: "float32" or "float64", the network's precision; the solver stays in float64.
         input_mean, input_scale, output_scale: fixed normalisation, one value a channel (or component) or one for all;
             when all three are empty it is fitted to the training data.
+        compiled: whether the solver calls it without Python, see `Correction`; takes a C++ compiler, once a structure.
     """
 
     features: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class CorrectionConfig:
     input_mean: tuple[float, ...] = ()
     input_scale: tuple[float, ...] = ()
     output_scale: tuple[float, ...] = ()
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         _one_of("correction", self, "dtype", ("float32", "float64"))

@@ -31,6 +31,7 @@ class SlotCorrection(nn.Module):
         input_mean, input_scale: one number an input field, in the order of the slots, or one for all; the network sees
             (input - mean) / scale.
         output_scale: one number an output field, or one for all; the tendency is scale * output.
+        compiled: see `Correction`.
 
     Raises:
         ConfigError: a solver without slots, a module missing for a slot, a normalisation of another length or a scale of 0.
@@ -38,8 +39,9 @@ class SlotCorrection(nn.Module):
 
     def __init__(self, network: nn.Module, spec: SolverSpec, *, features: Sequence[str] = (),
                  input_mean: Sequence[float] | float = 0.0, input_scale: Sequence[float] | float = 1.0,
-                 output_scale: Sequence[float] | float = 1.0):
+                 output_scale: Sequence[float] | float = 1.0, compiled: bool = False):
         super().__init__()
+        self.compiled = compiled
         if not spec.slots:
             raise ConfigError(f"The solver {spec.solver} has no named slot; use trimtab.Correction.")
         if features:
@@ -59,6 +61,7 @@ class SlotCorrection(nn.Module):
         self.input_mean: Tensor
         self.input_scale: Tensor
         self.output_scale: Tensor
+        self._slots: dict[str, SlotPart] = {}
         self._parts, first_in, first_out = {}, 0, 0  # of each slot: its scales, the one shape of its inputs, that of its answer
         for slot in spec.slots:
             ins, outs = slice(first_in, first_in + len(slot.inputs)), slice(first_out, first_out + len(slot.outputs))
@@ -98,9 +101,11 @@ class SlotCorrection(nn.Module):
             name: the slot's.
 
         Returns:
-            A module (B, m) -> (B, m') over the same networks.
+            A module (B, m) -> (B, m') over the same networks; the same one at every call.
         """
-        return SlotPart(self, next(one for one in self.slots if one.name == name))
+        if name not in self._slots:
+            self._slots[name] = SlotPart(self, next(one for one in self.slots if one.name == name))
+        return self._slots[name]
 
     def apply_slot(self, slot: Slot, seen: Tensor) -> Tensor:
         """One slot's tendencies, (B, m) -> (B, m'); see `forward`."""
@@ -157,16 +162,21 @@ class SlotPart(nn.Module):
 
     def __init__(self, whole: SlotCorrection, slot: Slot):
         super().__init__()
-        self.whole, self.slot = (whole,), slot  # a tuple: the parameters stay the whole's alone
+        self.whole, self.slot = whole, slot  # the parameters are found here, too: a compiled form is handed their memory
+
+    @property
+    def compiled(self) -> bool:
+        """See `Correction`."""
+        return self.whole.compiled
 
     @property
     def dtype(self) -> torch.dtype:
         """See `SlotCorrection.dtype`."""
-        return self.whole[0].dtype
+        return self.whole.dtype
 
     def forward(self, seen: Tensor) -> Tensor:
         """(B, m) -> (B, m'); see `SlotCorrection.apply_slot`."""
-        return self.whole[0].apply_slot(self.slot, seen)
+        return self.whole.apply_slot(self.slot, seen)
 
 
 def _outputs(output: Any, slot: Slot, members: int) -> list[Tensor]:

@@ -340,6 +340,7 @@ class Trainer:
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
         return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.solver.spec),
+                "slots": checkpoint.slots_of(self.solver.spec),
                 "correction": weights, "progress": asdict(self.at), "history": self.records.history, **self._provenance}
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from trimtab.bridge.callback import Callback
+from trimtab.bridge.compiled import Compiled
 from trimtab.bridge.library import Library
 from trimtab.bridge.runtime import configure_runtime
+from trimtab.bridge.slot import explained, slot_function
 from trimtab.bridge.surroundings import Surroundings
 from trimtab.errors import BlowUpError, ConfigError, CorrectionError, SolverError
-from trimtab.networks import network_dtype
 from trimtab.slot_correction import slot_sizes
 from trimtab.slot_weight import SlotWeight
 from trimtab.solver import OnBlowUp, whole_steps
@@ -92,8 +93,7 @@ class CoupledSolver(SlotViews):
             self.surroundings.close()
             raise
         self._visible = self.spec.visible
-        self._callbacks: dict[str, Callback] = {}
-        self._filled: nn.Module | None = None
+        self._fillings: dict[str, Callback | Compiled] = {}
         self._closed = False
         self.on_step: Callable[[int], None] | None = None
 
@@ -119,7 +119,7 @@ class CoupledSolver(SlotViews):
         failed = np.zeros(start.shape[0], dtype=np.int64)
         inputs = np.empty((steps, start.shape[0], slot_sizes(self.spec)[0])) if correction is not None else None
         self._fill(correction)
-        with self.surroundings.entered(), torch.no_grad():
+        with self.surroundings.entered(), explained(self._fillings.values()), torch.no_grad():
             for member in range(start.shape[0]):
                 self.library.set_state(start[member])
                 for step in range(steps):
@@ -146,8 +146,7 @@ class CoupledSolver(SlotViews):
         if not self._closed:
             self._closed = True
             self.library.empty()
-            self._callbacks.clear()
-            self._filled = None
+            self._fillings.clear()
             self.surroundings.close()
 
     def __reduce__(self) -> Any:
@@ -179,22 +178,21 @@ class CoupledSolver(SlotViews):
         """Leave in the slots what this run needs; callbacks are made once a module and precision."""
         if correction is None:
             self.library.empty()
-            self._filled = None
+            self._fillings.clear()
             return
         if not self.spec.slots:
             raise ConfigError(f"The adapter of {self.spec.solver} describes no slot: call trimtab_slot, trimtab_input and "
                               "trimtab_output in trimtab_describe.")
-        if self._filled is correction and all(one.dtype == network_dtype(correction) for one in self._callbacks.values()):
-            return
         part = getattr(correction, "slot", None)
         if part is None and len(self.spec.slots) > 1:
             raise ConfigError(f"The solver {self.spec.solver} has {len(self.spec.slots)} slots: give a trimtab.SlotCorrection.")
-        callbacks = {}
         for slot in self.spec.slots:
-            outputs = sum(one.size for one in slot.outputs)
-            callbacks[slot.name] = one = Callback(correction if part is None else part(slot.name), outputs)
-            self.library.fill(slot.name, one.address, one.context, one.bytes)
-        self._callbacks, self._filled = callbacks, correction
+            inputs, outputs = (sum(one.size for one in fields) for fields in (slot.inputs, slot.outputs))
+            present = self._fillings.get(slot.name)
+            wanted = slot_function(correction if part is None else part(slot.name), inputs, present, outputs=outputs)
+            if wanted is not present:
+                self.library.fill(slot.name, wanted.address, wanted.context, wanted.bytes)
+                self._fillings[slot.name] = wanted
 
 
 class IsolatedCode(SlotViews):

@@ -14,10 +14,11 @@ from torch import nn
 
 from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
+from trimtab.bridge.compiled import Compiled
 from trimtab.bridge.runtime import configure_runtime
+from trimtab.bridge.slot import explained, slot_function
 from trimtab.config import solver_namelists
 from trimtab.errors import ConfigError, InputError, SolverError
-from trimtab.networks import network_dtype
 from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
@@ -39,9 +40,9 @@ class FortranSolver:
         self._handle = api.open_handle(*solver_namelists(name, options))
         self._finalizer = weakref.finalize(self, api.close_handle, self._handle)
         api.set_interrupt(self._handle, _CHECK_SIGNALS or 0)
-        self._callback: Callback | None = None
+        self._filling: Callback | Compiled | None = None
         described = json.loads(api.describe(self._handle))
-        self.spec, self.has_adjoint = _spec(described), bool(described["adjoint"])
+        self.spec, self.has_adjoint = described_spec(described), bool(described["adjoint"])
 
     def advance(self, u0: Any, steps: int, *, correction: nn.Module | None = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: OnBlowUp = "raise") -> Window:
@@ -53,8 +54,9 @@ class FortranSolver:
         states = np.empty((steps + 1, *start.shape))
         states[0] = start
         failed = np.zeros(start.shape[0], dtype=np.int64)
-        self._fill(correction)
-        with torch.no_grad():  # not inference mode: what a network makes at its first call must serve in the sweep, too
+        self._fill(correction, start)
+        # Not inference mode: what a network makes at its first call must serve in the sweep, too.
+        with explained((self._filling,)), torch.no_grad():
             api.advance(self._handle, steps * stride, stride, time, states, failed)
         if on_blow_up == "raise":
             refuse_blow_up(self.spec, failed, steps * stride)
@@ -117,7 +119,7 @@ class FortranSolver:
     def close(self) -> None:
         """Close the Fortran solver; a second call does nothing."""
         self._finalizer()
-        self._callback = None
+        self._filling = None
 
     def __reduce__(self) -> Any:
         raise SolverError("An open solver cannot be copied or sent to another process: open one there with the same options.")
@@ -128,24 +130,29 @@ class FortranSolver:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _fill(self, correction: nn.Module | None) -> None:
-        """Leave in the slot what this run needs; a callback is made once a module and precision."""
-        callback = self._callback
-        if correction is None:
-            wanted = None
-        elif callback is not None and callback.module is correction and callback.dtype == network_dtype(correction):
-            wanted = callback
-        else:
-            wanted = Callback(correction)
-        if wanted is not callback:
+    def _fill(self, correction: nn.Module | None, start: np.ndarray) -> None:
+        """Leave in the slot what this run needs."""
+        present = self._filling
+        wanted = None
+        if correction is not None:
+            wanted = slot_function(correction, start.shape[1], present, states=torch.from_numpy(start))
+        if wanted is not present:
             if wanted is None:
                 api.set_correction(self._handle, 0, 0, 8)
             else:
                 api.set_correction(self._handle, wanted.address, wanted.context, wanted.bytes)
-            self._callback = wanted
+            self._filling = wanted
 
 
-def _spec(text: dict[str, Any]) -> SolverSpec:
+def described_spec(text: dict[str, Any]) -> SolverSpec:
+    """What a Fortran solver says of itself.
+
+    Args:
+        text: its JSON, read; see `describe` of `fortran/driver.f90`.
+
+    Returns:
+        The spec.
+    """
     fields = []
     for one in text["fields"]:
         coords = {

@@ -12,7 +12,7 @@ import argparse
 import importlib
 from typing import Any
 
-COMMANDS = ("train", "experiments", "score", "run", "report", "gradcheck", "couple", "version")
+COMMANDS = ("train", "experiments", "score", "run", "report", "gradcheck", "couple", "export", "version")
 
 
 def command(name: str) -> Any:

@@ -7,7 +7,7 @@ import argparse
 
 import trimtab
 
-TEXT = "print versions, and the threads and allocator settings in force"
+TEXT = "print versions, the threads and allocator settings in force, and what a Fortran program links"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,15 @@ def run(options: argparse.Namespace) -> int:
     import importlib.metadata as metadata
     import platform
 
+    from trimtab.bridge.compile import cache_folder
+    from trimtab.bridge.compiled import installed
     from trimtab.bridge.runtime import configure_runtime
 
     packages = ("torch", "numpy", "xarray", "netCDF4", "matplotlib", "f90wrap")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     print(f"trimtab {trimtab.__version__} (Python {platform.python_version()}, {versions})\nThis process: {configure_runtime()}.")
+    embed = installed("libtrimtab_embed")
+    print(f"For Fortran programs to link: {installed('libtrimtab_correction')}\n"
+          f"Python inside them (TRIMTAB_EMBED): {embed or 'none, this Python has no shared library'}\n"
+          f"Compiled corrections are kept in {cache_folder()}")
     return 0

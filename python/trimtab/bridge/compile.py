@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""A torch module as a shared library: torch.export, then AOTInductor in a process of its own, once a structure.
+
+The library is kept in the folder that TRIMTAB_CACHE names, else in the user's cache (XDG_CACHE_HOME or ~/.cache, there
+`trimtab`), with all that the compiler writes. Its name says what it depends on: the graph, the tensors' shapes and precision,
+torch, the processor. Parameters are no part of that: the library is handed their memory (`compiled.py`). Processes that want one
+library at once wait for the first, so ranks of one run compile once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import TrimtabError
+from trimtab.files import only_writer
+
+RECIPE = 1               # counts up when what is done to a graph changes
+EXAMPLES = 3             # members of the example that is traced; the number of members stays free
+PARALLEL_NUMBERS = 4096  # numbers of one state from which on loops are spread over threads: below, waking threads costs more
+_PROXY = b"aoti_torch_proxy_executor_call_function"
+
+
+class NotCompiledError(TrimtabError):
+    """A module cannot be compiled; one sentence says why. The slot falls back to the module itself."""
+
+
+def export_program(module: nn.Module, size: int, dtype: torch.dtype) -> Any:
+    """The module as a graph of tensor operations, for any number of members.
+
+    Args:
+        module: (B, N) -> (B, M).
+        size: N.
+        dtype: of the states.
+
+    Returns:
+        A torch.export.ExportedProgram.
+
+    Raises:
+        NotCompiledError: torch.export does not follow the module, or the module changes its own buffers or uses tensors that
+            nobody could hand over.
+    """
+    held = next(iter((*module.parameters(), *module.buffers())), None)
+    if held is not None and held.device.type != "cpu":
+        raise NotCompiledError(f"it lives on {held.device}, and a compiled slot runs on the CPU")
+    members = torch.export.Dim("members", min=1)
+    example = torch.zeros(EXAMPLES, size, dtype=dtype)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about its own internals
+        try:
+            program = torch.export.export(module, (example,), dynamic_shapes=({0: members},))
+        except Exception as error:  # whatever the module or torch raises; the slot then runs the module as it is
+            raise NotCompiledError(f"torch.export does not follow it ({type(error).__name__}: {_first_line(error)})") from error
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    unknown = [name for name in program.constants if name not in buffers]
+    if unknown:
+        raise NotCompiledError(f"it uses a tensor that is neither a parameter nor a buffer ({unknown[0]}): register it as one")
+    changed = list(program.graph_signature.buffers_to_mutate.values())
+    if changed:
+        raise NotCompiledError(f"it changes its buffer {changed[0]} at every call")
+    return program
+
+
+def compile_library(program: Any, tensors: dict[str, Tensor]) -> Path:
+    """The shared library of an exported program; compiled when the cache does not hold it.
+
+    Args:
+        program: see `export_program`.
+        tensors: parameters and buffers by their names, which the library will be handed.
+
+    Returns:
+        The library.
+
+    Raises:
+        NotCompiledError: no C++ compiler, a cache that cannot be written, or a graph that AOTInductor does not take.
+    """
+    parallel = program.example_inputs[0][0].shape[1] >= PARALLEL_NUMBERS
+    folder = cache_folder()
+    library = folder / f"{_key(program, tensors, parallel)}.so"
+    if library.is_file():
+        return library
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler.split()[0]) is None:
+        raise NotCompiledError(f"there is no C++ compiler {compiler}: install g++, or set CXX")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder, wait=True):
+            if not library.is_file():
+                _compile_in_process(program, library, parallel)
+    except OSError as error:
+        raise NotCompiledError(f"the cache {folder} cannot be written ({error.strerror or error}): set TRIMTAB_CACHE") from error
+    return library
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept."""
+    named = os.environ.get("TRIMTAB_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab"
+    return (base / "compiled").absolute()
+
+
+def _compile_in_process(program: Any, library: Path, parallel: bool) -> None:
+    """In a process of its own: Inductor keeps memory and workers, and takes its folders from the environment at import."""
+    work = library.parent / "inductor"
+    work.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
+        source, target = Path(scratch) / "program.pt2", Path(scratch) / "library.so"
+        level = logging.getLogger("torch.export").level
+        torch.export.save(program, source)
+        logging.getLogger("torch.export").setLevel(level)
+        environment = {**os.environ, "TMPDIR": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work),
+                       "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        code = f"from trimtab.bridge.compile import build; build({str(source)!r}, {str(target)!r}, {parallel})"
+        done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], env=environment, cwd=scratch,
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode or not target.is_file():
+            (library.parent / "failed.txt").write_text(done.stderr, encoding="utf-8")
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise NotCompiledError(f"AOTInductor does not take it ({last[:300]}; see {library.parent / 'failed.txt'})")
+        if _PROXY in target.read_bytes():
+            raise NotCompiledError("it uses an operation that torch offers to C++ alone")
+        os.replace(target, library)
+
+
+def build(source: str, target: str, parallel: bool) -> None:
+    """Compile an exported program; runs in the process that `compile_library` starts.
+
+    Args:
+        source: the program, a .pt2 file.
+        target: the library to write.
+        parallel: spread its loops over OpenMP threads, as many as there are when it runs.
+    """
+    program = torch.export.load(source).run_decompositions()
+    shims = _shim_fft(program.graph_module)
+    options: dict[str, Any] = {
+        "aot_inductor.output_path": target,
+        "aot_inductor.custom_ops_to_c_shims": shims,
+        "always_keep_tensor_constants": True,  # else small ones are numbers in the code, and an optimiser's step is not seen
+        "layout_optimization": False,          # converting weights to channels-last at every call costs more than it gives
+        **({"cpp.dynamic_threads": True} if parallel else {"cpp.threads": 1}),
+    }
+    torch._inductor.aot_compile(program.module(), program.example_inputs[0], options=options)
+
+
+# torch.fft.irfft2 ends in aten::_fft_c2r, which has no C function in torch. The dispatcher has one for every operation: this one
+# calls it so. Source: torch/csrc/stable/c/shim.h and stableivalue_conversions.h.
+_FFT_C2R = """
+AOTITorchError aoti_torch_cpu_fft_c2r(AtenTensorHandle self, const int64_t* dim, int64_t dims, int64_t normalization,
+                                      int64_t last, AtenTensorHandle* answer) {
+  struct StableListOpaque* list = nullptr;
+  AtenTensorHandle own = nullptr;
+  AOTITorchError code = torch_new_list_reserve_size(dims, &list);
+  for (int64_t i = 0; code == 0 && i < dims; i++) code = torch_list_push_back(list, (uint64_t)dim[i]);
+  if (code == 0) code = aoti_torch_new_tensor_handle(self, &own);
+  uint64_t stack[4] = {(uint64_t)own, (uint64_t)list, (uint64_t)normalization, (uint64_t)last};
+  if (code == 0) code = torch_call_dispatcher("aten::_fft_c2r", "", stack, aoti_torch_abi_version());
+  if (code == 0) *answer = (AtenTensorHandle)stack[0];
+  return code;
+}"""
+_SHIMS = [
+    "AOTITorchError torch_call_dispatcher(const char*, const char*, uint64_t*, uint64_t)",
+    "AOTITorchError torch_new_list_reserve_size(size_t, struct StableListOpaque**)",
+    "AOTITorchError torch_list_push_back(struct StableListOpaque*, uint64_t)",
+    _FFT_C2R,
+]
+_LIBRARY = torch.library.Library("trimtab", "DEF")
+_LIBRARY.define("fft_c2r(Tensor self, int[] dim, int normalization, SymInt last_dim_size) -> Tensor")
+_LIBRARY.impl("fft_c2r", torch.ops.aten._fft_c2r.default, "CPU")
+_LIBRARY.impl("fft_c2r", torch.ops.aten._fft_c2r.default, "Meta")
+
+
+def _shim_fft(graph: torch.fx.GraphModule) -> dict[Any, list[str]]:
+    """Put our name for the last half of an inverse real FFT into a graph, and return how to call it from C."""
+    ours, found = torch.ops.trimtab.fft_c2r.default, False
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten._fft_c2r.default:
+            node.target, found = ours, True
+    graph.recompile()
+    return {ours: _SHIMS} if found else {}
+
+
+def _key(program: Any, tensors: dict[str, Tensor], parallel: bool) -> str:
+    """What a library depends on; values of parameters and buffers do not count."""
+    parts = [str(RECIPE), torch.__version__, platform.machine(), _processor(), str(parallel), str(program.graph_signature),
+             *(one.code for one in program.graph_module.modules() if isinstance(one, torch.fx.GraphModule))]
+    parts += [f"{name} {tuple(one.shape)} {one.dtype}" for name, one in sorted(tensors.items())]
+    parts += [str(node.meta.get("val")) for node in program.graph.nodes]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    """The processor's vector extensions: the compiler uses all it finds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{torch.backends.cpu.get_cpu_capability()} {flags}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]

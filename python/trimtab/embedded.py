@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""The Fortran program drives: what the interpreter inside it (`bridge/embed.c`) is asked for.
+
+    path, named slot, description of the solver -> address of a C function, its context, bytes a number
+
+Everything goes the way it goes when Python drives, so that the bits are the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimtab.bridge.compiled import Compiled, library
+from trimtab.bridge.fortran_solver import described_spec
+from trimtab.bridge.runtime import configure_runtime
+from trimtab.bridge.slot import slot_function
+from trimtab.checkpoint import load_correction, load_run, saved_spec
+from trimtab.deploy import run_checkpoint, slot_part
+
+
+def open_correction(path: str, slot: str, description: str) -> tuple[int, int, int, int, Any]:
+    """The correction of a checkpoint, as what fills a slot.
+
+    Args:
+        path: a run folder (its best checkpoint), or a checkpoint file.
+        slot: of a coupled code the slot's name; "" where there is one at most.
+        description: the solver's JSON; "" for what the checkpoint says of its state.
+
+    Returns:
+        Addresses of function and context, bytes a number, the address of a C function that says why a call failed (0: Python's
+        exception does), and what keeps all that alive.
+
+    Raises:
+        CheckpointError: see `load_correction`; or no slot of that name.
+    """
+    configure_runtime()
+    file = run_checkpoint(load_run(path)) if Path(path).is_dir() else Path(path)
+    spec = described_spec(json.loads(description)) if description else saved_spec(file)
+    correction = load_correction(file, spec).requires_grad_(False)
+    torch.set_grad_enabled(False)  # for this thread, whose calls come from Fortran
+    module, inputs, outputs = slot_part(correction, spec, slot)
+    filling = slot_function(module, inputs, outputs=outputs)
+    explain = 0
+    if isinstance(filling, Compiled):
+        explain = ctypes.cast(library().trimtab_compiled_message, ctypes.c_void_p).value or 0
+    return filling.address, filling.context, filling.bytes, explain, (filling, correction)
+
