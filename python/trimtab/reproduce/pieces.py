@@ -88,8 +88,8 @@ class Pieces:
             settings: what `compute` depends on.
 
         Returns:
-            Those numbers, and best_validation, best_epoch, offline_validation, dropped and the seconds of each phase
-            (sums over metrics.csv, so that a training that was cut counts in full).
+            Those numbers, and best_validation, best_epoch, offline_validation, dropped, steps, offline_seconds and
+            online_seconds (sums over metrics.csv, so that a training that was cut counts in full).
 
         Raises:
             Stopped: a signal; the training is saved.
@@ -127,10 +127,11 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 def _history(result: Result) -> dict[str, Any]:
     metrics = read_metrics(result.folder / "metrics.csv")
     found: dict[str, Any] = {"best_validation": result.best_validation, "best_epoch": result.best_epoch,
-                             "dropped": result.dropped, "offline_validation": math.nan}
+                             "dropped": result.dropped, "offline_validation": math.nan, "steps": 0.0}
     for phase in ("offline", "online"):
         here = metrics["phase"] == phase
         found[f"{phase}_seconds"] = float(metrics["seconds"][here].sum())
+        found["steps"] += float(metrics["step"][here].max(initial=0.0))
         if phase == "offline" and here.any():
             found["offline_validation"] = float(metrics["validation"][here].min())
     return found
