@@ -19,6 +19,7 @@ RESULTS: tuple[str, ...] = (
     "convergence",
     "lorenz63-training",
     "rollout-cost",
+    "qg",
 )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -82,7 +83,7 @@ class Pieces:
         """A training in a folder of its own, and what is measured of its result.
 
         Args:
-            name: of the piece; the training's folder is `training-NAME`.
+            name: of the piece.
             experiment: what to train.
             compute: numbers of the finished training; its solver is closed afterwards.
             settings: what `compute` depends on.
@@ -98,7 +99,7 @@ class Pieces:
             def told(fraction: float, text: str) -> None:
                 self.tell(f"{name}, {text}", fraction)
 
-            trainer = Trainer(experiment, self.folder / f"training-{name}", resume=True, progress=told)
+            trainer = Trainer(experiment, self.training_folder(name, experiment), resume=True, progress=told)
             result = trainer.fit()
             if result.exit_code:
                 raise Stopped(result.exit_code)
