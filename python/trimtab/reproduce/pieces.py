@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,17 +111,15 @@ class Pieces:
 
         return dict(self.get(name, {"experiment": described(experiment), **settings}, whole))
 
+    def training_folder(self, name: str, experiment: Experiment) -> Path:
+        """Run folder of a training: another one for another experiment, so that changed settings meet no old checkpoint."""
+        digest = hashlib.sha256(described(experiment).encode()).hexdigest()[:8]
+        return self.folder / f"training-{name}-{digest}"
+
 
 def described(experiment: Experiment) -> str:
     """All that a training depends on, as text."""
     return f"{trimtab.__version__}\n{dump_experiment(experiment)}"
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that a call takes, and what it gives."""
-    begin = time.perf_counter()
-    value = call()
-    return time.perf_counter() - begin, value
 
 
 def _history(result: Result) -> dict[str, Any]:
