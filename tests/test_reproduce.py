@@ -8,13 +8,17 @@ import math
 import os
 import signal
 
+import numpy as np
 import pytest
+import torch
 
+import trimtab
 from trimtab.__main__ import main
 from trimtab.config import load_experiment
-from trimtab.errors import DataError
+from trimtab.errors import ConfigError, DataError
 from trimtab.reference import silent
 from trimtab.reproduce import RESULTS, result
+from trimtab.reproduce.lyapunov import lyapunov_exponents
 from trimtab.reproduce.pieces import Pieces, Stopped
 from trimtab.reproduce.runner import markdown, reproduce
 from trimtab.reproduce.table import Check, Column, Table, read_table
@@ -85,10 +89,21 @@ def test_pieces_are_computed_once_for_the_same_settings(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json"]
 
 
-def test_a_training_that_is_stopped_goes_on(tmp_path, monkeypatch):
-    """SIGTERM in the middle of a training: saved, the exit code of the signal, and the same numbers as without."""
+PAPER = ("solver.n=16", "reference.solver={n = 32, dt = 4e-4}", "reference.coarse={n = 16, dt = 4e-4, spin_up = 4e-3}",
+         "reference.spin_up=4e-3", "reference.snapshots=30", "reference.training_runs=2", "offline.steps=4", "offline.batch=2",
+         f"network.channels={[2, *[3] * 10, 1]}", "training.window=3", "training.batch=2", "training.steps_per_epoch=3",
+         "training.checkpoint_every=2", "training.validate_windows=4")
+
+
+@pytest.mark.parametrize(("name", "changes", "phase"), [
+    ("lorenz63", ("training.epochs=3", "training.steps_per_epoch=4", "reference.snapshots=1200"), "online"),
+    ("qg-paper", PAPER, "offline"), ("qg-paper", PAPER, "online"),
+])
+def test_a_training_that_is_stopped_goes_on(name, changes, phase, tmp_path, monkeypatch):
+    """SIGTERM in the middle: saved, the exit code of the signal, and afterwards the same numbers as without."""
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
-    experiment = load_experiment("lorenz63", ["training.epochs=3", "training.steps_per_epoch=4", "reference.snapshots=1200"])
+    monkeypatch.setattr("trimtab.trainer.PROGRESS_SECONDS", 0.0)
+    experiment = load_experiment(name, changes)
 
     def train(folder, progress):
         folder.mkdir(exist_ok=True)
@@ -96,14 +111,54 @@ def test_a_training_that_is_stopped_goes_on(tmp_path, monkeypatch):
             "sum": sum(one.sum().item() for one in trainer.correction.parameters())})
 
     def stop(share, text):
-        if "online" in text:
+        if f"{phase}: epoch 1 of" in text:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped) as stopped:
         train(tmp_path / "cut", stop)
-    assert stopped.value.exit_code == 143
+    assert stopped.value.exit_code == 143 and not list((tmp_path / "cut").glob("*.json"))
     cut, whole = (train(tmp_path / name, silent) for name in ("cut", "whole"))
     assert cut["sum"] == whole["sum"] and cut["best_validation"] == whole["best_validation"] and cut["online_seconds"] > 0
+
+
+class Scaled(torch.nn.Module):
+    """A correction a u^p."""
+
+    def __init__(self, a, p=1):
+        super().__init__()
+        self.a, self.p = a, p
+
+    def forward(self, u):
+        return self.a * u**self.p
+
+
+def test_lyapunov_exponents_of_known_flows():
+    """Lorenz 63: their sum is the divergence, -(sigma + 1 + beta), the second is 0; an oscillator has none; a blow-up is NaN."""
+    solver = trimtab.open_solver("lorenz63", dt=0.01, beta=8 / 3)
+    starts = solver.advance(np.array([[8.0, 0.0, 30.0]]), 20, stride=100).states[5:, 0]
+    found = lyapunov_exponents(solver, None, starts, steps=200, renew=10, discard=30)
+    assert found.sum() == pytest.approx(-41 / 3, rel=1e-3)
+    assert found[0] == pytest.approx(0.9056, abs=0.05) and found[1] == pytest.approx(0.0, abs=0.02)
+    again = lyapunov_exponents(solver, Scaled(-1.0), starts, steps=20, renew=10, discard=5)
+    assert again.sum() == pytest.approx(-41 / 3 - 3, rel=1e-3)
+    circle = trimtab.open_solver("oscillator", dt=0.01)
+    assert np.abs(lyapunov_exponents(circle, None, np.array([[5.0, 0.0]]), steps=100, renew=10, discard=5)).max() < 1e-2
+    assert np.isnan(lyapunov_exponents(solver, Scaled(1e3, 2), starts, steps=5, renew=50, discard=0)).all()
+    with pytest.raises(ConfigError, match="at least one renewal"):
+        lyapunov_exponents(solver, None, starts, steps=0, renew=10, discard=0)
+
+
+def test_a_network_on_a_ring():
+    """The same law at every point, which sees `kernel` neighbours and no more."""
+    torch.manual_seed(0)
+    network = trimtab.networks.RingCNN((4, 3), kernel=5).double()
+    u = torch.randn(2, 12, dtype=torch.float64)
+    torch.testing.assert_close(network(u.roll(5, 1)), network(u).roll(5, 1))
+    reach = torch.autograd.functional.jacobian(lambda one: network(one[None])[0, 6], u[0]).nonzero().flatten().tolist()
+    assert reach == [4, 5, 6, 7, 8]
+    for options, sentence in (({"kernel": 4}, "kernel = 4 must be odd"), ({"channels": (0,)}, "must be at least two positive")):
+        with pytest.raises(ConfigError, match=sentence):
+            trimtab.networks.RingCNN(**options)
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
