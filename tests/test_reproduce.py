@@ -162,11 +162,12 @@ def test_a_network_on_a_ring():
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
     assert main(["reproduce", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed and result(name).TEXT[:20] in listed for name in RESULTS) and "of one core" in listed
-    assert main(["reproduce", "convergence", "--quick", "--out", str(tmp_path)]) == 0
+    assert main(["reproduce", "lorenz96", "--quick", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "convergence: gradient error" in said.err and "not judged" in said.out and "index.html" in said.out
+    assert "lorenz96: two-scale" in said.err and "not judged" in said.out and "index.html" in said.out
     assert main(["reproduce", "nothing"]) == 2
     assert "There is no result 'nothing' to reproduce; there are convergence" in capsys.readouterr().err
