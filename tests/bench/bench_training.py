@@ -24,7 +24,7 @@ def against_exact() -> list[dict[str, object]]:
         for n in lengths:
             static, exact = (in_fresh_process(kind, how, n) for how in ("static", "graph"))
             totals = [one["forward"] + one["backward"] for one in (static, exact)]
-            rows.append({"solver": kind, "n": n, "static [s]": totals[0], "exact [s]": totals[1],
+            rows.append({"solver": kind, "n": n, "static [CPU s]": totals[0], "exact [CPU s]": totals[1],
                          "step, times faster": totals[1] / totals[0],
                          "backward, times faster": exact["backward"] / static["backward"],
                          "static [MiB]": static["MiB"], "exact [MiB]": exact["MiB"],

@@ -2,7 +2,8 @@
 """The cost of long rollouts: time and memory of one gradient, and its error, against exact backpropagation to n = 1000.
 
 Exact backpropagation runs through the torch twin with the whole window's graph: same network, window, scheme, precision. Every
-figure is the median of several passes in a fresh process; memory is what its peak grows by over its state before the pass.
+figure is the median of several passes in a fresh process. Time is the process's CPU time, which others on the machine hardly
+change; memory is what its peak grows by over its state before the pass.
 
 The authors (Ouala et al., arXiv 2311.10665, Lorenz 63, RK4, on a GPU): backward pass of Static-EGA 6 to 9 times faster than
 through the full graph for n <= 50, 13.9 times at n = 1000; memory 0.27 of it. The error of a gradient is theirs to choose: h =
@@ -79,13 +80,12 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
                 rows.append({"solver": kind, "n": n, "gradient": "exact, full graph" if how == "graph" else how,
                              **costs[how], "faster": costs["graph"]["backward"] / costs[how]["backward"],
                              "memory": costs[how]["MiB"] / max(costs["graph"]["MiB"], 1e-9), "error": errors.get(how)})
-    columns = (Column("solver", "solver"), Column("n", "n"), Column("gradient", "gradient"), Column("forward", "forward", "s"),
-               Column("backward", "backward", "s"), Column("MiB", "memory", "MiB"),
+    columns = (Column("solver", "solver"), Column("n", "n"), Column("gradient", "gradient"),
+               Column("forward", "forward", "CPU s"), Column("backward", "backward", "CPU s"), Column("MiB", "memory", "MiB"),
                Column("faster", "backward, times faster than exact"), Column("memory", "memory over exact"),
                Column("error", "relative error"))
     _draw(out / "cost.png", rows)
-    return Table("rollout-cost", TEXT, columns, rows, _checks(rows), ("cost.png",), (
-        "Times were taken on a machine that may have been busy; `make bench` takes the ratios side by side.",), quick)
+    return Table("rollout-cost", TEXT, columns, rows, _checks(rows), ("cost.png",), (), quick)
 
 
 def in_fresh_process(kind: str, how: str, n: int, least: float = 1.0) -> dict[str, float]:
@@ -103,7 +103,7 @@ def in_fresh_process(kind: str, how: str, n: int, least: float = 1.0) -> dict[st
 
 
 def measure(kind: str, how: str, n: int, least: float) -> dict[str, float]:
-    """Median seconds of the forward and backward pass, and peak growth of memory, in this process.
+    """Median CPU seconds of the forward and backward pass, and peak growth of memory, in this process.
 
     Args:
         kind: a key of `SETUPS`.
@@ -119,13 +119,13 @@ def measure(kind: str, how: str, n: int, least: float) -> dict[str, float]:
 
     def once(steps: int) -> tuple[float, float]:
         correction.zero_grad()
-        begin = time.perf_counter()
+        begin = time.process_time()
         states = (exact.rollout(start, steps, correction) if how == "graph"
                   else trimtab.rollout(solver, correction, start, steps, gradient=how))
         loss = states.square().mean()
-        middle = time.perf_counter()
+        middle = time.process_time()
         loss.backward()
-        return middle - begin, time.perf_counter() - middle
+        return middle - begin, time.process_time() - middle
 
     once(1)
     before = _peak(reset=True)
@@ -178,7 +178,7 @@ def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
                 panels[1].plot(n, [row["MiB"] for row in own], **look)
                 if own[0]["error"] is not None:
                     panels[2].plot(n, [row["error"] for row in own], **look)
-            for axes, what in zip(panels, ("seconds a gradient", "memory, MiB", "relative error"), strict=True):
+            for axes, what in zip(panels, ("CPU seconds a gradient", "memory, MiB", "relative error"), strict=True):
                 axes.set(xscale="log", yscale="log", xlabel="window n", title=f"{kind}: {what}")
             panels[0].legend()
 
