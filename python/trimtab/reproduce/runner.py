@@ -48,7 +48,8 @@ def reproduce(names: Sequence[str], out: Path, *, quick: bool = False, progress:
             _write(folder / "table.csv", table.to_csv())
             _write(folder / "table.md", markdown(table))
         tables.append(table)
-        summarise(out)
+        with only_writer(out, wait=True):  # other results may be reproduced at the same time
+            summarise(out)
     return tables
 
 
