@@ -119,7 +119,7 @@ def _checks(fixed: dict[str, Any], horizon: dict[float, Any], schemes: dict[str,
                                 f"{PAPER}, Theorem 2.1"))
     for name, order in ORDERS.items():
         errors = {h: one[name] for h, one in horizon.items()}
-        checks.append(Check(f"Lorenz 63, T = 0.2, order of {name}", slope(errors, 5.1e-3), order, "within", 0.1,
+        checks.append(Check(f"Lorenz 63, T = 0.2, order of {name}", slope(errors, 1.3e-3), order, "within", 0.1,
                             "trapezoid, Gregory: order of the quadrature"))
     first, last = max(horizon), min(horizon)
     checks.append(Check("Lorenz 63, T = 0.2, static: error at the smallest h over that at the largest",
@@ -127,7 +127,7 @@ def _checks(fixed: dict[str, Any], horizon: dict[float, Any], schemes: dict[str,
                         "does not converge: 0.33 to 0.31 in the prototype"))
     for scheme, order in SCHEMES.items():
         errors = {h: one["tangent, gregory"] for h, one in schemes[scheme].items()}
-        checks.append(Check(f"Lorenz 63, T = 0.2, {scheme}: order of tangent, gregory", slope(errors, 5.1e-3), order, "within",
+        checks.append(Check(f"Lorenz 63, T = 0.2, {scheme}: order of tangent, gregory", slope(errors, 1.3e-3), order, "within",
                             0.1, "the lower of the scheme's and the quadrature's order"))
         worst = max(one["discrete"] for one in schemes[scheme].values())
         checks.append(Check(f"Lorenz 63, T = 0.2, {scheme}: largest error of discrete", worst, 1e-10, "at most", 0.0,
