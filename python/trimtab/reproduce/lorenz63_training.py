@@ -223,6 +223,6 @@ def _draw(path: Path, out: Path, found: dict[str, list[dict[str, Any]]], first: 
         panels[0].axhline(2e-6, color="#000000", linewidth=1, linestyle=(0, (1, 2)))
         panels[0].set(title="best validation mean square (dotted: the authors)", yscale="log")
         panels[1].set(title="valid time, Lyapunov times", ylim=(0, None))
-        panels[2].set(title="attractor distance, deviations", yscale="log")
+        panels[2].set(title="attractor distance, deviations", ylim=(0, None))
         for axes in panels:
             axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
