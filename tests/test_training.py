@@ -21,7 +21,7 @@ import torch
 import trimtab
 from trimtab.checkpoint import load_correction, load_run, read_checkpoint
 from trimtab.config import dump_experiment, parse_experiment
-from trimtab.errors import BlowUpError, CheckpointError, DataError, InputError, SolverError, SolverStopped
+from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError, InputError, SolverError, SolverStopped
 from trimtab.files import only_writer
 from trimtab.loss import alive, mean_square
 from trimtab.offline import Offline
@@ -409,6 +409,23 @@ def test_early_stop_and_starts_that_are_not_warm(place, tmp_path):
     cold, warm = (next(float(row["validation"]) for row in rows_of(tmp_path / name) if row["phase"] == "online")
                   for name in ("cold", "warm"))
     assert cold > 2 * warm
+
+
+def test_start_from_the_weights_of_another_run(place, whole, tmp_path):
+    """The first validation is the other run's best one; resumed, it goes on from its own last step."""
+    start = f"training.start_from={str(whole / 'best.pt')!r}"
+    Trainer(small(start, "offline.steps=0", "training.epochs=1", "training.curriculum=[]"), tmp_path / "on").fit()
+    first, *_ = rows_of(tmp_path / "on")
+    best = read_checkpoint(whole / "best.pt")["progress"]["best_validation"]
+    assert first["phase"] == "online" and float(first["validation"]) == pytest.approx(best, rel=1e-7)
+    refusals = {
+        "set offline.steps = 0": small(start),
+        "holds another network than the experiment's": small(start, "offline.steps=0", "network.width=9"),
+        r"nothing\.pt": small("training.start_from=nothing.pt", "offline.steps=0"),
+    }
+    for number, (sentence, experiment) in enumerate(refusals.items()):
+        with pytest.raises((ConfigError, CheckpointError), match=sentence):
+            Trainer(experiment, tmp_path / str(number)).fit()
 
 
 def test_sparse_targets_and_no_offline_phase(place, tmp_path):

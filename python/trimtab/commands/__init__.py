@@ -12,7 +12,7 @@ import argparse
 import importlib
 from typing import Any
 
-COMMANDS = ("train", "experiments", "score", "run", "report", "gradcheck", "couple", "export", "version")
+COMMANDS = ("train", "experiments", "score", "run", "report", "gradcheck", "couple", "export", "reproduce", "version")
 
 
 def command(name: str) -> Any:
