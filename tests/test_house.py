@@ -22,7 +22,7 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 ROWS = (
     ("errors",),
     ("networks", "state", "sections", "config", "files"),
-    ("window", "solver", "correction"),
+    ("window", "solver", "correction", "torch_stepping"),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table"),
     ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
     ("offline", "online", "evaluation"),

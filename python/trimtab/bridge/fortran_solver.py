@@ -16,7 +16,7 @@ from trimtab.bridge import api
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.config import solver_namelists
-from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError
+from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError, StepError
 from trimtab.networks import network_dtype
 from trimtab.solver import OnBlowUp, whole_steps
 from trimtab.state import Field, SolverSpec
@@ -30,9 +30,12 @@ def open_solver(name: str, **options: Any) -> FortranSolver:
     """Open one of trimtab's Fortran solvers.
 
     Args:
-        name: "lorenz63", "lorenz96", "lorenz96_two_scale", "oscillator" or "qg".
-        options: `dt` (required), `integrator` ("euler", "rk2", "rk3", "rk4") or `order` (1 to 4),
-            `correction_at` ("stage" or "step"), and the solver's own parameters, see `spec.parameters` and README.
+        name: "lorenz63", "lorenz96", "lorenz96_two_scale", "oscillator", "vanderpol" (stiff), "burgers" or "qg".
+        options: `dt` (required); `integrator`: explicit "euler", "rk2", "rk3", "rk4" (or `order`, 1 to 4); adaptive "dopri5",
+            which takes steps of its own within each dt, with tolerances `rtol` (1e-6) and `atol` (1e-9, in the state's
+            unit); implicit "ars222", "ars443" (L-stable, order 2 and 3, the correction explicit), for stiff solvers of up
+            to 64 variables; `correction_at` ("stage" or "step"); and the solver's own parameters, see `spec.parameters` and
+            README.
 
     Returns:
         The solver; several may be open at once.
@@ -72,7 +75,9 @@ class FortranSolver:
         failed = np.zeros(start.shape[0], dtype=np.int64)
         self._fill(correction)
         with torch.no_grad():  # not inference mode: what a network makes at its first call must serve in the sweep, too
-            api.advance(self._handle, steps * stride, stride, time, states, failed)
+            reason = api.advance(self._handle, steps * stride, stride, time, states, failed)
+        if reason and on_blow_up == "raise":
+            raise StepError(f"The solver {self.spec.solver} could not go on: {reason}.", failed)
         if failed.any() and on_blow_up == "raise":
             members = np.flatnonzero(failed)
             raise BlowUpError(
@@ -128,6 +133,24 @@ class FortranSolver:
         """
         return api.project(self._handle, self._check_vector(u, "u"))
 
+    def substeps(self, u: Any, *, correction: nn.Module | None = None) -> np.ndarray:
+        """Lengths of the steps that one inner step dt is made of: dt itself, but for an adaptive integrator.
+
+        Args:
+            u: (B, N) float64 states.
+            correction: as in `advance`.
+
+        Returns:
+            (S, B) float64 in `time_units`, S those of the member with most; 0 where a member has fewer, or fails.
+
+        Raises:
+            InputError, CorrectionError: as in `advance`.
+        """
+        start = self.spec.check_states(u, "u")
+        self._fill(correction)
+        with torch.no_grad():
+            return api.substeps(self._handle, start)
+
     def _check_vector(self, vector: Any, name: str) -> np.ndarray:
         """As `SolverSpec.check_states`, but what is not finite passes: an adjoint may overflow where a state did not."""
         array = vector.detach().cpu().numpy() if isinstance(vector, torch.Tensor) else np.asarray(vector)
@@ -174,6 +197,6 @@ def _spec(text: dict[str, Any]) -> SolverSpec:
             for (dim, axis), length in zip(one["coords"].items(), one["shape"], strict=True)
         }
         fields.append(Field(one["name"], one["long_name"], one["units"], tuple(one["dims"]), tuple(one["shape"]), coords))
-    stepping = {key: text[key] for key in ("integrator", "correction_at")}
+    stepping = {key: text[key] for key in ("integrator", "correction_at", "rtol", "atol") if key in text}
     return SolverSpec(text["solver"], text["dt"], text["order"], tuple(fields), text["time_units"],
                       {**text["parameters"], **stepping})

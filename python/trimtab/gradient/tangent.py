@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
-from trimtab.gradient.adjoint import HybridStep, has_adjoint, has_step
+from trimtab.gradient.adjoint import has_adjoint, has_step
 from trimtab.gradient.base import Tape
+from trimtab.gradient.implicit import hybrid_step
 from trimtab.gradient.quadrature import QuadratureEGA
 from trimtab.networks import network_dtype
 from trimtab.solver import Solver
@@ -66,7 +67,7 @@ class TangentEGA(QuadratureEGA):
             answer = solver.flow_adjoint(tape.states[k], lam, correction=tape.correction, stride=tape.stride)
             return torch.as_tensor(answer)
         if has_adjoint(tape.solver) and has_step(tape.solver.spec):
-            return HybridStep(tape).transpose(k, lam)
+            return hybrid_step(tape).transpose(k, lam)
         return _finite_differences(tape, k, lam)
 
 
