@@ -18,7 +18,7 @@
 !! and the code DOPRI5.
 module trimtab_adaptive
   use, intrinsic :: ieee_arithmetic, only: ieee_value, ieee_quiet_nan
-  use trimtab_kinds, only: rk, ik, lk
+  use trimtab_kinds, only: rk, ik
   use trimtab_status, only: status_t, STATUS_BAD_PARAMETER
   use trimtab_correction, only: correction_t
   use trimtab_solver, only: solver_t
@@ -49,7 +49,6 @@ module trimtab_adaptive
   type :: progress_t
     integer :: member = 0             !< its column in the caller's states
     integer :: trials = 0
-    integer :: accepted = 0
     real(rk) :: time = 0.0_rk         !< since the outer step's start
     real(rk) :: h = 0.0_rk            !< step to be tried
     real(rk) :: last_error = 1.0e-4_rk !< of the last accepted step, for the controller
@@ -63,15 +62,12 @@ module trimtab_adaptive
     real(rk) :: rtol = 1.0e-6_rk   !< tolerated error of a step over the size of the state
     real(rk) :: atol = 1.0e-9_rk   !< the same in the state's unit, added
     real(rk), allocatable :: z(:, :)              !< states of the members on their way (m, members)
-    real(rk), allocatable :: sizes(:, :)          !< accepted steps of the last outer step (at least the longest's, members)
-    integer, allocatable :: counts(:)             !< their number (members)
     type(progress_t), allocatable :: progress(:)  !< of the members on their way, in the order of z
   contains
     procedure :: select_tolerances
     procedure :: details
     procedure :: reserve
     procedure :: step
-    procedure :: substeps
   end type dopri5_t
 
 contains
@@ -157,21 +153,6 @@ contains
       end do
     end do
   end subroutine step
-
-  !> See stepper_t.
-  subroutine substeps(self, dt, sizes, counts)
-    class(dopri5_t), intent(in) :: self
-    real(rk), intent(in) :: dt
-    real(rk), intent(inout), contiguous :: sizes(:, :)
-    integer(lk), intent(inout) :: counts(:)
-    integer :: i, kept
-    sizes = 0.0_rk
-    do i = 1, size(counts)
-      kept = min(self%counts(i), size(sizes, 1))
-      sizes(:kept, i) = self%sizes(:kept, i)
-      counts(i) = self%counts(i)
-    end do
-  end subroutine substeps
 
   !> k(:, :, stage) of the members on their way: physics and correction at y.
   subroutine tendency(self, solver, slot, t, active, y, stage, status)
@@ -282,27 +263,11 @@ contains
       one%last_error = max(error, 1.0e-4_rk)
       one%rejected = .false.
       one%time = merge(dt, one%time + h, one%last)
-      one%accepted = one%accepted + 1
-      call write_down(self, one%member, one%accepted, h)
+      call self%write_down(one%member, h)
     end associate
     self%z(:, i) = self%y(:, i)
     self%k(:, i, 1) = self%k(:, i, stages)   ! the last stage is the next step's first
   end subroutine judge
-
-  !> Keep the length of an accepted step.
-  subroutine write_down(self, member, number, h)
-    class(dopri5_t), intent(inout) :: self
-    integer, intent(in) :: member, number
-    real(rk), intent(in) :: h
-    real(rk), allocatable :: longer(:, :)
-    if (number > size(self%sizes, 1)) then
-      allocate (longer(2 * size(self%sizes, 1), size(self%sizes, 2)), source=0.0_rk)
-      longer(:size(self%sizes, 1), :) = self%sizes
-      call move_alloc(longer, self%sizes)
-    end if
-    self%sizes(number, member) = h
-    self%counts(member) = number
-  end subroutine write_down
 
   !> Say why a member cannot go on; the first of a run is kept.
   subroutine give_up(self, one, dt)

@@ -317,7 +317,7 @@ contains
       by_right = min(right, 0.0_rk)
       where (by_left**2 >= by_right**2)
         by_right = 0.0_rk
-      elsewhere
+      else where
         by_left = 0.0_rk
       end where
       return

@@ -27,6 +27,8 @@ module trimtab_integrators
     real(rk), allocatable :: k(:, :, :)    !< tendencies (m, members, stages)
     real(rk), allocatable :: y(:, :)       !< state of a stage (m, members)
     real(rk), allocatable :: held(:, :)    !< correction held over the stages (m, members)
+    real(rk), allocatable :: sizes(:, :)   !< steps that the last call was made of (at least the most, members)
+    integer, allocatable :: counts(:)      !< their number (members)
     character(:), allocatable :: reason    !< why a step could not be made for some member, whose state then is NaN
   contains
     procedure :: select_scheme
@@ -36,6 +38,7 @@ module trimtab_integrators
     procedure :: reserve
     procedure :: step
     procedure :: substeps
+    procedure :: write_down
   end type stepper_t
 
 contains
@@ -124,16 +127,40 @@ contains
     text = ''
   end function details
 
-  !> Lengths of the steps that the last call of `step` was made of.
+  !> Lengths of the steps that the last call of `step` was made of: one of length dt where nothing was written down.
   subroutine substeps(self, dt, sizes, counts)
     class(stepper_t), intent(in) :: self
     real(rk), intent(in) :: dt                           !< what `step` was given
     real(rk), intent(inout), contiguous :: sizes(:, :)   !< (most, members); zeros after the last
     integer(lk), intent(inout) :: counts(:)              !< (members) how many there are, also where `most` is too few
+    integer :: i, kept
     sizes = 0.0_rk
-    if (size(sizes, 1) > 0) sizes(1, :) = dt
-    counts = 1
+    if (.not. allocated(self%sizes)) then
+      if (size(sizes, 1) > 0) sizes(1, :) = dt
+      counts = 1
+      return
+    end if
+    do i = 1, size(counts)
+      kept = min(self%counts(i), size(sizes, 1))
+      sizes(:kept, i) = self%sizes(:kept, i)
+      counts(i) = self%counts(i)
+    end do
   end subroutine substeps
+
+  !> Keep the length of an accepted step.
+  subroutine write_down(self, member, h)
+    class(stepper_t), intent(inout) :: self
+    integer, intent(in) :: member
+    real(rk), intent(in) :: h
+    real(rk), allocatable :: longer(:, :)
+    self%counts(member) = self%counts(member) + 1
+    if (self%counts(member) > size(self%sizes, 1)) then
+      allocate (longer(2 * size(self%sizes, 1), size(self%sizes, 2)), source=0.0_rk)
+      longer(:size(self%sizes, 1), :) = self%sizes
+      call move_alloc(longer, self%sizes)
+    end if
+    self%sizes(self%counts(member), member) = h
+  end subroutine write_down
 
   !> Memory for `members` internal states of length m; nothing happens when it is there already.
   subroutine reserve(self, m, members)

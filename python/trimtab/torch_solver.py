@@ -82,16 +82,15 @@ class TorchSolver:
     def _step(self, x: Tensor, correction: nn.Module | None) -> Tensor:
         dt = self.spec.dt
         held = self._correct(x, correction) if self.held else None
-        if self.integrator == "dopri5":
-            def slope(y: Tensor, member: int) -> Tensor:
-                extra = held[member] if held is not None else self._correct(y[None], correction)
-                return self.physics.tendency(y) + (0 if extra is None else extra.reshape(y.shape))
+        if self.integrator not in _FIXED:
+            def drift(y: Tensor, member: int) -> Tensor:
+                extra = held[member : member + 1] if held is not None else self._correct(y[None], correction)
+                return torch.zeros_like(y) if extra is None else extra[0]
 
-            parameters = self.spec.parameters
-            return adaptive(x, dt, slope, parameters["rtol"], parameters["atol"])
-        if self.integrator in IMEX:
-            return imex(x, dt, self.physics.tendency, lambda y: held if self.held else self._correct(y, correction),
-                        IMEX[self.integrator])
+            physics, parameters = self.physics.tendency, self.spec.parameters
+            if self.integrator in IMEX:
+                return imex(x, dt, physics, drift, IMEX[self.integrator])
+            return adaptive(x, dt, lambda y, member: physics(y) + drift(y, member=member), parameters["rtol"], parameters["atol"])
         slopes: list[Tensor] = []
         a, b = TABLEAUX[self.integrator]
         for row in a:

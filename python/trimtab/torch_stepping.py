@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ _FOURTH = [5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 21
 
 # (implicit, explicit) rows of stages 1 ... s: a_i1 ... a_ii for the physics, e_i0 ... e_i,i-1 for the correction.
 # Ascher, Ruuth, Spiteri, Appl. Numer. Math. 25, 151 (1997), doi:10.1016/S0168-9274(97)00056-1, sections 2.6 and 2.8.
+NEWTON = 10, 1e-9  # most iterations, and the change at which they end, over the state's size
+HALVINGS = 20      # at most, of a step in which they do not
 _GAMMA = 1 - 0.5**0.5
 _DELTA = 1 - 1 / (2 * _GAMMA)
 IMEX: dict[str, tuple[list[list[float]], list[list[float]]]] = {
@@ -42,7 +46,15 @@ IMEX: dict[str, tuple[list[list[float]], list[list[float]]]] = {
 }
 
 
-def adaptive(x: Tensor, dt: float, slope: Callable[[Tensor, int], Tensor], rtol: float, atol: float) -> Tensor:
+class OfMember(Protocol):
+    """A tendency of one member's (N,) state."""
+
+    def __call__(self, y: Tensor, member: int) -> Tensor:
+        """(N,), for the member of that number."""
+        ...
+
+
+def adaptive(x: Tensor, dt: float, slope: OfMember, rtol: float, atol: float) -> Tensor:
     """One outer step of dopri5, with the graph through the accepted steps; their lengths count as constants.
 
     Args:
@@ -57,7 +69,7 @@ def adaptive(x: Tensor, dt: float, slope: Callable[[Tensor, int], Tensor], rtol:
     Source:
         See fortran/adaptive.f90.
     """
-    return torch.stack([_adaptive(state, dt, lambda y, i=i: slope(y, i), rtol, atol) for i, state in enumerate(x)])
+    return torch.stack([_adaptive(state, dt, partial(slope, member=i), rtol, atol) for i, state in enumerate(x)])
 
 
 def _adaptive(z: Tensor, dt: float, slope: Callable[[Tensor], Tensor], rtol: float, atol: float) -> Tensor:
@@ -95,50 +107,75 @@ def imex(
     x: Tensor,
     dt: float,
     tendency: Callable[[Tensor], Tensor],
-    correction: Callable[[Tensor], Tensor | None],
+    drift: OfMember,
     tableau: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]],
 ) -> Tensor:
-    """One step with the physics implicit and the correction explicit, with its graph.
+    """One dt with the physics implicit and the correction explicit, with its graph; halved where Newton does not converge.
 
     Args:
         x: (B, N) float64 states.
         dt: step.
-        tendency: of the physics, (B, N) -> (B, N), each member for itself.
-        correction: (B, N) -> (B, N), or None for none.
+        tendency: of the physics, (N,) -> (N,).
+        drift: of the correction, for a (N,) state of a member.
         tableau: of `IMEX`.
 
     Returns:
-        (B, N) float64 states.
+        (B, N) float64 states; NaN for a member that needs steps shorter than a millionth of dt.
 
     Source:
         See fortran/implicit.f90.
     """
-    y, slopes, corrections = x, [], []
+    return torch.stack([_halved(state, dt, tendency, partial(drift, member=i), tableau) for i, state in enumerate(x)])
+
+
+def _halved(state: Tensor, dt: float, tendency: Callable[[Tensor], Tensor], drift: Callable[[Tensor], Tensor],
+            tableau: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]]) -> Tensor:
+    done, depth = 0.0, 0  # sums of halves are exact
+    while done < 1:
+        share = 2.0**-depth
+        end = _imex(state, dt * share, tendency, drift, tableau)
+        if end is None:
+            depth += 1
+            if depth > HALVINGS:
+                return torch.full_like(state, torch.nan)
+            continue
+        state, done = end, done + share
+        if depth and done % (2 * share) == 0:
+            depth -= 1
+    return state
+
+
+def _imex(x: Tensor, h: float, tendency: Callable[[Tensor], Tensor], drift: Callable[[Tensor], Tensor],
+          tableau: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]]) -> Tensor | None:
+    y = x
+    slopes: list[Tensor] = []
+    drifts: list[Tensor] = []
     for implicit, explicit in zip(*tableau, strict=True):
-        extra = correction(y)
-        corrections.append(torch.zeros_like(x) if extra is None else extra)
-        known = x + dt * sum((w * one for w, one in zip(implicit, slopes, strict=False)), torch.zeros_like(x))
-        known = known + dt * sum((w * one for w, one in zip(explicit, corrections, strict=True)), torch.zeros_like(x))
-        w = dt * implicit[-1]
-        y = _solve(tendency, w, known, y.detach())
+        drifts.append(drift(y))
+        known = x + h * sum((w * one for w, one in zip(implicit, slopes, strict=False)), torch.zeros_like(x))
+        known = known + h * sum((w * one for w, one in zip(explicit, drifts, strict=True)), torch.zeros_like(x))
+        w = h * implicit[-1]
+        found = _solve(tendency, w, known, y.detach())
+        if found is None:
+            return None
+        y = found
         slopes.append((y - known) / w)
     return y
 
 
-def _solve(tendency: Callable[[Tensor], Tensor], w: float, known: Tensor, y: Tensor) -> Tensor:
-    """y - w F(y) = known by Newton; the last iteration carries the graph, and so dy = (1 - w J)^-1 d known."""
-    settled = False
-    for _ in range(25):
-        y = y.detach().requires_grad_()
-        with torch.enable_grad():
-            slope = tendency(y)
-            rows = [torch.autograd.grad(slope[:, j].sum(), y, retain_graph=True, materialize_grads=True)[0]
-                    for j in range(y.shape[1])]
-        matrix = torch.eye(y.shape[1], dtype=y.dtype) - w * torch.stack(rows, dim=1)
-        y = y.detach()
-        change = torch.linalg.solve(matrix, known + w * slope.detach() - y)
+def _solve(tendency: Callable[[Tensor], Tensor], w: float, known: Tensor, y: Tensor) -> Tensor | None:
+    """y - w F(y) = known by Newton; one more iteration carries the graph, and so dy = (1 - w J)^-1 d known."""
+    most, enough = NEWTON
+    for _ in range(most):
+        change = _newton(tendency, w, known.detach(), y)
         y = y + change
-        if settled:  # one more than it takes, so that the matrix is that of the answer
-            break
-        settled = bool((change.detach().abs().amax(1) <= 1e-9 * torch.maximum(y, known).detach().abs().amax(1)).all())
-    return y
+        if not y.isfinite().all():
+            return None
+        if change.abs().max() <= enough * max(y.abs().max(), known.detach().abs().max()):
+            return y + _newton(tendency, w, known, y)
+    return None
+
+
+def _newton(tendency: Callable[[Tensor], Tensor], w: float, known: Tensor, y: Tensor) -> Tensor:
+    jacobian = torch.autograd.functional.jacobian(tendency, y)
+    return torch.linalg.solve(torch.eye(len(y), dtype=y.dtype) - w * jacobian, known + w * tendency(y) - y)

@@ -197,6 +197,6 @@ def _spec(text: dict[str, Any]) -> SolverSpec:
             for (dim, axis), length in zip(one["coords"].items(), one["shape"], strict=True)
         }
         fields.append(Field(one["name"], one["long_name"], one["units"], tuple(one["dims"]), tuple(one["shape"]), coords))
-    stepping = {key: text[key] for key in ("integrator", "correction_at", "rtol", "atol") if key in text}
+    stepping: dict[str, Any] = {key: text[key] for key in ("integrator", "correction_at", "rtol", "atol") if key in text}
     return SolverSpec(text["solver"], text["dt"], text["order"], tuple(fields), text["time_units"],
                       {**text["parameters"], **stepping})

@@ -115,7 +115,7 @@ class HybridStep:
         kappa_i = dt (b_i lambda + sum_j a_ji eta_j),   eta_i = (dF/du(y_i))^T kappa_i + P (dM/du(y_i))^T kappa_i
         J^T lambda = lambda + sum_i eta_i,   (du'/dtheta)^T lambda = sum_i (dM/dtheta(y_i))^T kappa_i
 
-    for u and lambda that the solver holds (`project`). An adaptive step is the product of the steps that were accepted, whose
+    for u and lambda that the solver holds (`project`). A dt that was divided is the product of the steps accepted, whose
     lengths count as constants: how they would change with the state is left out, which is within the solver's tolerance. They
     are made again by a run of one dt (`substeps`). Implicit steps: `implicit.py`. Source: Hairer, Lubich, Wanner, Geometric Numerical Integration
     (2006), VI.6; Sandu, ICCS 2006, doi:10.1007/11758549_19.
@@ -173,16 +173,19 @@ class HybridStep:
 
     def _pieces(self, start: Tensor, drift: Tensor | None) -> list[tuple[Tensor, float | Tensor]]:
         """The steps that one dt is made of: the state each begins with, and its length, one number a member."""
-        if self.integrator != "dopri5":
+        if self.integrator != "dopri5" and self.integrator not in IMEX:
             return [(start, self.dt)]
         sizes = _tensor(self.solver.substeps(start, correction=self.tape.correction))[..., None]
         pieces: list[tuple[Tensor, float | Tensor]] = [(start, sizes[0])]
         for dt in sizes[1:]:
-            state, last = pieces[-1]
-            _, slopes, _ = self._stages(state, last, drift, every=True)
-            b = TABLEAUX[self.integrator][1]
-            pieces.append((state + last * sum(w * slope for w, slope in zip(b, slopes, strict=True) if w), dt))
+            pieces.append((self._end(*pieces[-1], drift), dt))
         return pieces
+
+    def _end(self, start: Tensor, dt: float | Tensor, drift: Tensor | None) -> Tensor:
+        """The state after one explicit step."""
+        _, slopes, _ = self._stages(start, dt, drift, every=True)
+        b = TABLEAUX[self.integrator][1]
+        return start + dt * sum(w * slope for w, slope in zip(b, slopes, strict=True) if w)
 
     def _transpose_piece(
         self, start: Tensor, dt: float | Tensor, lam: Tensor, drift: Tensor | None

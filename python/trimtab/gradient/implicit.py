@@ -10,9 +10,7 @@ from torch import Tensor
 
 from trimtab.gradient.adjoint import Applied, HybridStep, project, tendency_adjoint
 from trimtab.gradient.base import Tape
-from trimtab.torch_stepping import IMEX
-
-ITERATIONS, ENOUGH = 25, 1e-9  # of Newton's method: see fortran/implicit.f90
+from trimtab.torch_stepping import IMEX, NEWTON
 
 
 def hybrid_step(tape: Tape, parameters: Sequence[Tensor] = ()) -> HybridStep:
@@ -47,55 +45,61 @@ class ImplicitStep(HybridStep):
         """See `HybridStep`."""
         return len(IMEX[self.integrator][0])
 
-    def _transpose_inner(self, start: Tensor, lam: Tensor) -> Tensor:
+    def _end(self, start: Tensor, dt: float | Tensor, drift: Tensor | None) -> Tensor:
+        return self._forward(start, dt, drift)[0][-1]
+
+    def _transpose_piece(
+        self, start: Tensor, dt: float | Tensor, lam: Tensor, drift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         implicit, explicit = IMEX[self.integrator]
         last = len(implicit)
-        states, applied = self._forward(start)
+        states, applied = self._forward(start, dt, drift)
         mus: list[Tensor] = [lam] * (last + 1)  # mus[0] is not used
-        answer = torch.zeros_like(lam)
+        answer, total = torch.zeros_like(lam), torch.zeros_like(lam)
         for i in range(last, -1, -1):
             right = lam if i == last else torch.zeros_like(lam)
-            weight = torch.zeros_like(lam)
-            for j in range(i + 1, last + 1):
-                weight = weight + self.dt * (explicit[j - 1][i] if self.each_stage else sum(explicit[j - 1])) * mus[j]
-            if applied and i < len(applied):
+            weight = sum((dt * explicit[j - 1][i] * mus[j] for j in range(i + 1, last + 1)), torch.zeros_like(lam))
+            total += weight
+            if applied and i < last:
                 right = right + self._pull(applied[i], weight)
             if i == 0:
-                return answer + right
-            later = sum((self.dt * implicit[j - 1][i - 1] * mus[j] for j in range(i + 1, last + 1)), torch.zeros_like(lam))
+                answer = answer + right
+                break
+            later = sum((dt * implicit[j - 1][i - 1] * mus[j] for j in range(i + 1, last + 1)), torch.zeros_like(lam))
             jacobian = self._jacobian(states[i])
-            right = right + _apply(jacobian.mT, later)
-            mus[i] = torch.linalg.solve(_matrix(jacobian, self.dt * implicit[i - 1][-1]).mT, right)
+            right = right + (jacobian.mT @ later[..., None])[..., 0]
+            mus[i] = torch.linalg.solve(_matrix(jacobian, dt * implicit[i - 1][-1]).mT, right)
             answer = answer + mus[i]
-        return answer
+        return answer, total
 
-    def _forward(self, start: Tensor) -> tuple[list[Tensor], list[Applied]]:
-        """y_0 ... y_s, and the correction at y_0 ... y_{s-1}, or at y_0 alone when it is held."""
-        states, slopes, applied = [start], [], []
+    def _forward(self, start: Tensor, dt: float | Tensor, drift: Tensor | None) -> tuple[list[Tensor], list[Applied]]:
+        """y_0 ... y_s, and the correction at y_0 ... y_{s-1} unless it is held."""
+        states, applied = [start], []
+        slopes: list[Tensor] = []
         drifts: list[Tensor] = []
         for implicit, explicit in zip(*IMEX[self.integrator], strict=True):
-            if self.tape.correction is not None:
-                if self.each_stage or not applied:
-                    applied.append(Applied(self.tape.correction, states[-1]))
-                    drifts.append(project(self.solver, applied[-1].value))
-                else:
-                    drifts.append(drifts[0])
+            if drift is not None:
+                drifts.append(drift)
+            elif self.tape.correction is not None:
+                applied.append(Applied(self.tape.correction, states[-1]))
+                drifts.append(project(self.solver, applied[-1].value))
             known = start
             for weight, slope in zip(implicit, slopes, strict=False):
-                known = known + self.dt * weight * slope
-            for weight, drift in zip(explicit, drifts, strict=False):
-                known = known + self.dt * weight * drift
-            w = self.dt * implicit[-1]
+                known = known + dt * weight * slope
+            for weight, one in zip(explicit, drifts, strict=False):
+                known = known + dt * weight * one
+            w = torch.as_tensor(dt * implicit[-1], dtype=start.dtype)
             states.append(self._solve(w, known, states[-1]))
-            slopes.append((states[-1] - known) / w)
+            slopes.append(torch.where(w > 0, (states[-1] - known) / w, 0.0))  # 0: a member that has no such piece
         return states, applied
 
-    def _solve(self, w: float, known: Tensor, y: Tensor) -> Tensor:
-        for _ in range(ITERATIONS):
+    def _solve(self, w: Tensor, known: Tensor, y: Tensor) -> Tensor:
+        most, enough = NEWTON
+        for _ in range(most):
             slope = torch.as_tensor(self.solver.tendency(y))
             change = torch.linalg.solve(_matrix(self._jacobian(y), w), known + w * slope - y)
             y = y + change
-            if (change.abs().amax(1) <= ENOUGH * torch.maximum(y.abs().amax(1), known.abs().amax(1))).all():
+            if (change.abs().amax(1) <= enough * torch.maximum(y.abs(), known.abs()).amax(1)).all():
                 break
         return y
 
@@ -106,9 +110,6 @@ class ImplicitStep(HybridStep):
         return tendency_adjoint(self.solver, y.repeat_interleave(size, 0), units).reshape(members, size, size)
 
 
-def _matrix(jacobian: Tensor, w: float) -> Tensor:
-    return torch.eye(jacobian.shape[-1], dtype=jacobian.dtype) - w * jacobian
-
-
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector[..., None])[..., 0]
+def _matrix(jacobian: Tensor, w: float | Tensor) -> Tensor:
+    """1 - w J, w one number or (B, 1)."""
+    return torch.eye(jacobian.shape[-1], dtype=jacobian.dtype) - torch.as_tensor(w, dtype=jacobian.dtype)[..., None] * jacobian
