@@ -156,8 +156,9 @@ class Square(nn.Module):
 def test_a_step_that_shrinks_to_nothing(open_solver):
     solver, square = open_solver("oscillator", dt=0.5, integrator="dopri5", restoring=0.0), Square()
     u = np.array([[0.1, 0.0], [3.0, 1.0], [0.2, 0.1]])
-    with pytest.raises(StepError, match=r"oscillator could not go on: step 1 of 4 failed, for 1 of 3 members: the step of "
-                                        r"dopri5 shrank to nothing at 0\.\d+ of one dt.*rtol and atol.*check the correction\.") as caught:
+    sentence = (r"oscillator could not go on: step 1 of 4 failed, for 1 of 3 members: the step of dopri5 shrank to nothing at "
+                r"0\.\d+ of one dt.*rtol and atol.*check the correction\.")
+    with pytest.raises(StepError, match=sentence) as caught:
         solver.advance(u, 4, correction=square)
     assert isinstance(caught.value, BlowUpError)
     assert caught.value.steps.tolist() == [0, 1, 0]
