@@ -89,7 +89,7 @@ def check_gradients(
         try:
             lengths = list(windows) or _lengths(targets, training.window)
             correction = (load_correction(run.checkpoints["best"], solver.spec) if run
-                          else _beginner(experiment, solver, targets, fit))
+                          else beginner(experiment, solver, targets, fit))
             held_out = targets.windows("validation", max(lengths))
             leads = targets.leads(max(lengths))
             states = held_out.batch(held_out.spread(starts), (0, *leads))
@@ -192,8 +192,17 @@ def _lengths(targets: Targets, window: int) -> list[int]:
     return [n for n in sorted({max(gap, n // gap * gap) for n in wanted}) if n <= max(window, reach // 2)]
 
 
-def _beginner(experiment: Experiment, solver: Solver, targets: Targets, fit: int) -> Correction:
-    """An experiment's network as a training begins with it, or after some steps of the offline phase."""
+def beginner(experiment: Experiment, solver: Solver, targets: Targets, fit: int) -> Correction:
+    """An experiment's network as a training begins with it, or after some steps of the offline phase.
+
+    Args:
+        experiment: the experiment.
+        solver, targets: its own.
+        fit: steps of the offline phase; 0 for the untrained network.
+
+    Returns:
+        The correction, in evaluation mode.
+    """
     torch.manual_seed(experiment.training.seed)
     correction = build_correction(experiment, solver.spec)
     if not experiment.correction.input_mean:

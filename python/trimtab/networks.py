@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
 
@@ -76,7 +76,36 @@ class PeriodicCNN(nn.Sequential):
         super().__init__(*layers[:-1])
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN}
+class RingCNN(nn.Module):
+    """Convolutions on a ring of points, the same law at every one, with a linear output; (B, N) -> (B, N).
+
+    Args:
+        channels: channels of the hidden layers.
+        kernel: odd width of the first layer, in points; the others look at one point.
+        activation: "tanh", "relu", "gelu" or "silu", after every layer but the last.
+
+    Raises:
+        ConfigError: no channel, an even kernel, an unknown activation.
+    """
+
+    def __init__(self, channels: Sequence[int] = (16, 16), kernel: int = 5, activation: str = "tanh"):
+        super().__init__()
+        _check_widths("RingCNN: channels, with input and output,", (1, *channels, 1))
+        if kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"RingCNN: kernel = {kernel} must be odd, so that the output stays on the ring.")
+        layers: list[nn.Module] = []
+        for number, (width, following) in enumerate(itertools.pairwise((1, *channels, 1))):
+            reach = 1 if number else kernel
+            layers += [nn.Conv1d(width, following, reach, padding=reach // 2, padding_mode="circular"), _activation(activation)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, u: Tensor) -> Tensor:
+        """See the class."""
+        values: Tensor = self.layers(u.unsqueeze(1))
+        return values.squeeze(1)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "RingCNN": RingCNN}
 
 
 def build_network(name: str, **options: Any) -> nn.Module:
