@@ -117,8 +117,9 @@ class HybridStep:
 
     for u and lambda that the solver holds (`project`). A dt that was divided is the product of the steps accepted, whose
     lengths count as constants: how they would change with the state is left out, which is within the solver's tolerance. They
-    are made again by a run of one dt (`substeps`). Implicit steps: `implicit.py`. Source: Hairer, Lubich, Wanner, Geometric Numerical Integration
-    (2006), VI.6; Sandu, ICCS 2006, doi:10.1007/11758549_19.
+    are made again by a run of one dt (`substeps`). Implicit steps: `implicit.py`.
+
+    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.6; Sandu, ICCS 2006, doi:10.1007/11758549_19.
 
     Args:
         tape: the rollout.

@@ -22,6 +22,7 @@ RESULTS: tuple[str, ...] = (
     "qg",
     "map",
     "lorenz96",
+    "burgers",
 )
 
 
