@@ -23,6 +23,7 @@ RESULTS: tuple[str, ...] = (
     "map",
     "lorenz96",
     "burgers",
+    "stepping",
 )
 
 
