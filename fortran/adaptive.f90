@@ -20,6 +20,7 @@ module trimtab_adaptive
   use, intrinsic :: ieee_arithmetic, only: ieee_value, ieee_quiet_nan
   use trimtab_kinds, only: rk, ik
   use trimtab_status, only: status_t, STATUS_BAD_PARAMETER
+  use trimtab_finite, only: bound
   use trimtab_correction, only: correction_t
   use trimtab_solver, only: solver_t
   use trimtab_integrators, only: stepper_t
@@ -31,7 +32,6 @@ module trimtab_adaptive
   integer, parameter :: stages = 7
   integer, parameter :: most_trials = 10000              !< of one member within one outer step
   real(rk), parameter :: shortest = 1.0e-13_rk           !< step over outer step at which a member is given up
-  real(rk), parameter :: bound = 1.0e100_rk              !< as in driver.f90
   real(rk), parameter :: power = 0.17_rk                 !< 1/5 - 3/4 beta
   real(rk), parameter :: beta = 0.04_rk
   real(rk), parameter :: a(2:stages, stages - 1) = reshape([ &

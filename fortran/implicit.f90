@@ -20,6 +20,7 @@ module trimtab_implicit
   use, intrinsic :: ieee_arithmetic, only: ieee_value, ieee_quiet_nan
   use trimtab_kinds, only: rk, ik
   use trimtab_status, only: status_t, STATUS_UNSUPPORTED
+  use trimtab_finite, only: bound
   use trimtab_correction, only: correction_t
   use trimtab_solver, only: solver_t
   use trimtab_integrators, only: stepper_t
@@ -32,7 +33,6 @@ module trimtab_implicit
   integer, parameter :: most_stages = 4
   integer, parameter :: most_iterations = 10
   integer, parameter :: whole = 2**20                 !< ticks of a dt: a step is halved 20 times at most
-  real(rk), parameter :: bound = 1.0e100_rk           !< as in driver.f90
   !> A change by Newton's method this small against the state ends it: the next one would be its square.
   real(rk), parameter :: enough = 1.0e-9_rk
 
