@@ -25,9 +25,9 @@ class TangentEGA(QuadratureEGA):
     """J_k is the Jacobian of the outer step, of physics and correction together, to round-off.
 
     From what the solver offers, the first that is there:
-    its own `flow_adjoint`; the transpose of its Runge-Kutta scheme (`adjoint.HybridStep`) from its `tendency_adjoint`, any
-    stride, the correction at each stage or once a step; or, up to 64 components, central differences of forward runs, about
-    which a warning is given once a solver.
+    its own `flow_adjoint`; the transpose of its Runge-Kutta scheme (`adjoint.HybridStep`; explicit, adaptive or
+    implicit) from its `tendency_adjoint`, any stride, the correction at each stage or once a step; or, up to 64 components,
+    central differences of forward runs, about which a warning is given once a solver.
 
     The gradient by u_0 then is exact; that by theta has the error of the sum over the window alone: O(h^2) at a fixed number
     of steps; at a fixed horizon O(h) with `quadrature="left"` (the paper), O(h^2) with "trapezoid", and with "gregory" and

@@ -11,7 +11,7 @@ flux do no harm, they are met with probability 0, and `discrete` equals the diff
 breaks, and more so the sharper the flow and the more the missing term lives at the shock, because it leaves a front where it
 found it while the flow carries it on and swallows what runs into it; `euler`, `tangent` and `ensemble` hold.
 
-Training: experiment `burgers`, windows of 40 steps of which the loss sees the last state alone, equal settings.
+Training: experiment `burgers`, windows of 20 steps of which the loss sees the last state alone, equal settings.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SETTINGS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "viscosity missing, minmod": ({"limiter": "minmod"}, {"viscosity": 0.05}),
 }
 MEMBERS, WARM_UP = 8, 60
-SPARSE = 40
+SPARSE = 20
 TRUTHS = {"viscosity missing": "{viscosity = 0.05}", "drag missing, sharp shocks": "{drag = 0.5}"}
 TRAINED = ("none", "static", "tangent")
 LEAD = 25
@@ -63,7 +63,8 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
     rows: list[dict[str, Any]] = []
     for name, (core, extra) in settings.items():
         for steps in windows:
-            asked = {"core": core, "extra": extra, "cells": cells, "steps": steps, "members": members, "warm_up": warm_up}
+            asked: dict[str, Any] = {"core": core, "extra": extra, "cells": cells, "steps": steps, "members": members,
+                                     "warm_up": warm_up}
             key = f"{name.replace(', ', '-').replace(' ', '-')}-{steps}"
             found = pieces.get(key, asked, partial(_check, **asked, directions=2 if quick else 8))
             rows += [{"setting": name, "n": steps, "gradient": gradient, **one} for gradient, one in found.items()]
@@ -129,7 +130,7 @@ def _experiments(quick: bool) -> dict[tuple[str, str], Experiment]:
     window = 4 if quick else SPARSE
     cut = ("solver.n=16", "reference.snapshots=12", "reference.training_runs=2", "reference.test_runs=2", "training.epochs=1",
            "training.steps_per_epoch=2", "training.batch=2", "training.validate_windows=2", "score.starts=2",
-           "score.long_steps=8", "score.leads=[4]") if quick else ("training.epochs=10", f"score.leads=[{LEAD}]")
+           "score.long_steps=8", "score.leads=[4]") if quick else ("training.epochs=8", "training.batch=16", f"score.leads=[{LEAD}]")
     return {(truth, gradient): load_experiment("burgers", (
         *cut, f"reference.solver={solver}", f"training.gradient={gradient}", f"training.window={window}",
         f"training.loss_at=[{window}]")) for truth, solver in TRUTHS.items() for gradient in TRAINED}
@@ -179,5 +180,5 @@ def _draw(path: Path, gradients: list[dict[str, Any]], trained: list[dict[str, A
                 last.bar(number + 0.25 * (place - 1), max(0.0, row["similarity"]), 0.22, color=style(name)["color"],
                          label=name if number == 0 else None)
         last.set_xticks(range(len(TRUTHS)), [name.replace(", ", "\n") for name in TRUTHS], fontsize=8)
-        last.set(title="trained from the end\nof windows of 40 steps", ylabel="similarity", ylim=(0, 1))
+        last.set(title="trained from the end\nof windows of 20 steps", ylabel="similarity", ylim=(0, 1))
         last.legend(fontsize=7.5)
