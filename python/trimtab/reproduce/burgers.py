@@ -128,9 +128,12 @@ def _by_u0(solver: Solver, correction: trimtab.Correction, starts: np.ndarray, t
 
 def _experiments(quick: bool) -> dict[tuple[str, str], Experiment]:
     window = 4 if quick else SPARSE
-    cut = ("solver.n=16", "reference.snapshots=12", "reference.training_runs=2", "reference.test_runs=2", "training.epochs=1",
-           "training.steps_per_epoch=2", "training.batch=2", "training.validate_windows=2", "score.starts=2",
-           "score.long_steps=8", "score.leads=[4]") if quick else ("training.epochs=8", "training.batch=16", f"score.leads=[{LEAD}]")
+    cut: tuple[str, ...] = (
+        "solver.n=16", "reference.snapshots=12", "reference.training_runs=2", "reference.test_runs=2", "training.epochs=1",
+        "training.steps_per_epoch=2", "training.batch=2", "training.validate_windows=2", "score.starts=2", "score.long_steps=8",
+        "score.leads=[4]")
+    if not quick:
+        cut = ("training.epochs=8", "training.batch=16", f"score.leads=[{LEAD}]")
     return {(truth, gradient): load_experiment("burgers", (
         *cut, f"reference.solver={solver}", f"training.gradient={gradient}", f"training.window={window}",
         f"training.loss_at=[{window}]")) for truth, solver in TRUTHS.items() for gradient in TRAINED}
