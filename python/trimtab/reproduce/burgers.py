@@ -6,12 +6,17 @@ MUSCL on 64 cells (`fortran/burgers.f90`), h = 0.02, rk2; random smooth fields o
 
 Gradients: the loss looks at the last state alone, so that the window has to be bridged; the network has had 60 steps of
 training. `trimtab.gradcheck` gives cosine and relative error against central differences of forward runs, which know of no
-derivative at a kink. Beside it the cosine of d loss / d u_0 to that of `discrete`. What was found: kinks of limiter and
-flux do no harm, they are met with probability 0, and `discrete` equals the differences through shocks as before them; static
-breaks, and more so the sharper the flow and the more the missing term lives at the shock, because it leaves a front where it
-found it while the flow carries it on and swallows what runs into it; `euler`, `tangent` and `ensemble` hold.
+derivative at a kink. Beside it the cosine of d loss / d u_0 to that of `discrete`. What was found:
 
-Training: experiment `burgers`, windows of 20 steps of which the loss sees the last state alone, equal settings.
+- Kinks of limiter and flux do no harm: they are met with probability 0, and `discrete` equals the differences through shocks as
+  before them, to 7e-6 and mostly to rounding.
+- `static` breaks: cosine down to 0.87 where a drag is missing and to 0.66 where the missing term lives at the shocks, 0.15 for
+  d loss / d u_0. It leaves a front where it found it, while the flow carries it on and swallows what runs into it.
+- `euler`, `tangent` and `ensemble` hold: cosine above 0.985 for d loss / d theta, above 0.93 for d loss / d u_0.
+
+Training: experiment `burgers`, windows of 20 steps of which the loss sees the last state alone, equal settings, 200 steps, one
+seed. All find the missing term through shocks (similarity 0.82 to 0.92), no-gradient unrolling included, and the order of the
+variants is not that of their cosines: here a better gradient does not buy a better network.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ from trimtab.reproduce.table import Check, Column, Table
 from trimtab.solver import Solver
 
 TEXT = "Burgers: where each gradient breaks at shocks, and training through them"
-MINUTES = 12.0
+MINUTES = 8.0
 WINDOWS = (5, 20, 40, 80)
 VARIANTS = ("none", "static", "euler", "tangent", "ensemble", "discrete")
 COMMON = {"dt": 0.02, "integrator": "rk2"}
@@ -174,8 +179,10 @@ def _draw(path: Path, gradients: list[dict[str, Any]], trained: list[dict[str, A
             for name in VARIANTS:
                 rows = [row for row in gradients if (row["setting"], row["gradient"]) == (setting, name)]
                 axes.plot([row["n"] for row in rows], [max(row["error"], 1e-8) for row in rows], label=name, **style(name))
-            axes.set(xscale="log", yscale="log", xlabel="window n", title=setting.replace(", ", "\n", 1), ylim=(1e-8, 2))
-        panels[0].set_ylabel("relative error of d loss / d theta")
+            steps = sorted({row["n"] for row in gradients})
+            axes.set(yscale="log", xlabel="window n", title=setting.replace(", ", "\n", 1), ylim=(1e-8, 2))
+            axes.set_xticks(steps, map(str, steps))
+        panels[0].set_ylabel("relative error of d loss / d theta (1e-8: that or less)")
         panels[0].legend(fontsize=7.5)
         for number, setting in enumerate(dict.fromkeys(row["setting"] for row in trained)):
             for place, name in enumerate(TRAINED):
@@ -184,4 +191,4 @@ def _draw(path: Path, gradients: list[dict[str, Any]], trained: list[dict[str, A
                          label=name if number == 0 else None)
         last.set_xticks(range(len(TRUTHS)), [name.replace(", ", "\n") for name in TRUTHS], fontsize=8)
         last.set(title="trained from the end\nof windows of 20 steps", ylabel="similarity", ylim=(0, 1))
-        last.legend(fontsize=7.5)
+        last.legend(fontsize=7.5, loc="lower center")

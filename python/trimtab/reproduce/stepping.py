@@ -52,10 +52,12 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
     pieces = Pieces(out, progress, sum(len(sizes) for _, _, sizes, _ in SETTINGS.values()), "stepping")
     curves: dict[str, dict[float, dict[str, float]]] = {}
     for setting, (options, horizon, sizes, _) in SETTINGS.items():
-        used = sizes[:2] if quick else sizes
-        curves[setting] = {h: pieces.get(f"{setting.replace(', ', '-').replace(' ', '-')}-{h:g}",
-                                         {"options": options, "horizon": horizon, "h": h}, partial(_errors, options, horizon, h))
-                           for h in used}
+        curves[setting] = {}
+        for h in sizes[:2] if quick else sizes:
+            time = 2 * h if quick else horizon
+            name = f"{setting.replace(', ', '-').replace(' ', '-')}-{h:g}"
+            asked: dict[str, Any] = {"options": options, "horizon": time, "h": h}
+            curves[setting][h] = pieces.get(name, asked, partial(_errors, **asked))
     rows = [{"setting": setting, "h": h, **errors} for setting, curve in curves.items() for h, errors in curve.items()]
     columns = (Column("setting", "setting"), Column("h", "h", "time units"), *(Column(name, name) for name in VARIANTS))
     _draw(out / "stepping.png", curves)
