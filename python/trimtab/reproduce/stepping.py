@@ -101,5 +101,7 @@ def _draw(path: Path, curves: dict[str, dict[float, dict[str, float]]]) -> None:
                 values = [one[name] if np.isfinite(one[name]) else np.nan for one in curve.values()]
                 axes.plot(list(curve), values, label=name, **style(name))
             axes.set(xscale="log", yscale="log", xlabel="outer step h", title=setting.replace(", ", "\n", 1), ylim=(1e-9, 1e2))
+            axes.set_xticks(list(curve), [f"{h:g}" for h in curve], fontsize=7)
+            axes.minorticks_off()
         figure.axes[0].set_ylabel("relative error of d loss / d theta")
-        figure.axes[0].legend(fontsize=7)
+        figure.axes[-1].legend(fontsize=7, loc="lower left")
