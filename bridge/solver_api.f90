@@ -12,7 +12,8 @@ module solver_api
   implicit none
   private
   public :: solver_open, solver_close, solver_size, solver_describe, solver_set_correction, solver_set_interrupt
-  public :: solver_python_function, solver_tendency, solver_tendency_adjoint, solver_project, solver_advance, solver_message
+  public :: solver_python_function, solver_tendency, solver_tendency_adjoint, solver_project, solver_advance, solver_substeps
+  public :: solver_message
 
   !> An open solver; handles count upwards and are never given twice, so that a stale one is always recognised.
   type :: entry_t
@@ -87,7 +88,7 @@ contains
     call report(status, code)
   end subroutine solver_size
 
-  !> JSON: solver, dt, integrator, order, correction_at, n, adjoint, time_units, fields, parameters.
+  !> JSON: see hybrid_t.
   subroutine solver_describe(handle, text, length, code)
     integer(lk), intent(in) :: handle
     character(8192), intent(out) :: text
@@ -205,6 +206,20 @@ contains
     if (status%ok()) call hybrid%advance(nsteps, stride, t0, window, failed_step, status)
     call report(status, code)
   end subroutine solver_advance
+
+  !> Lengths of the steps that one step dt is made of: dt itself, but for an adaptive integrator.
+  subroutine solver_substeps(handle, u, sizes, counts, code)
+    integer(lk), intent(in) :: handle
+    real(rk), intent(inout), contiguous :: u(:, :)         !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: sizes(:, :)     !< (most, members); zeros after the last
+    integer(lk), intent(inout), contiguous :: counts(:)    !< (members) their numbers, also where `most` is too few
+    integer(ik), intent(out) :: code
+    type(status_t) :: status
+    type(hybrid_t), pointer :: hybrid
+    call find(handle, hybrid, status)
+    if (status%ok()) call hybrid%substeps(u, sizes, counts, status)
+    call report(status, code)
+  end subroutine solver_substeps
 
   !> The sentence of the last failure.
   subroutine solver_message(text, length)

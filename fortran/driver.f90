@@ -5,19 +5,18 @@ module trimtab_driver
   use, intrinsic :: ieee_arithmetic, only: ieee_value, ieee_quiet_nan
   use trimtab_kinds, only: rk, ik, lk
   use trimtab_status, only: status_t, STATUS_BAD_PARAMETER, STATUS_BAD_SHAPE, STATUS_BLOW_UP, STATUS_INTERRUPTED, &
-                            STATUS_NOT_FINITE
+                            STATUS_NOT_FINITE, STATUS_STEP_FAILED
   use trimtab_text, only: json_real, json_integer, json_string, to_lines, count_lines, line_length, namelist_sentence, &
                           has_group, all_finite
+  use trimtab_finite, only: wild, mark, freeze, blank
   use trimtab_correction, only: correction_t
   use trimtab_solver, only: solver_t
   use trimtab_integrators, only: stepper_t
+  use trimtab_schemes, only: create_stepper, not_given
   use trimtab_registry, only: create_solver
   implicit none
   private
   public :: hybrid_t
-
-  !> Larger states than this have left physics for good, and their squares still are finite numbers.
-  real(rk), parameter :: bound = 1.0e100_rk
 
   abstract interface
     !> Asked once a step; anything but zero stops the run.
@@ -34,7 +33,7 @@ module trimtab_driver
     real(rk) :: dt = 0.0_rk                               !< time step
     type(correction_t) :: slot
     class(solver_t), allocatable :: solver
-    type(stepper_t) :: stepper
+    class(stepper_t), allocatable :: stepper
     procedure(poll_function), pointer, nopass :: poll => null()
     real(rk), allocatable :: x(:, :)                      !< internal states (m, members)
   contains
@@ -46,11 +45,12 @@ module trimtab_driver
     procedure :: tendency_adjoint
     procedure :: project
     procedure :: advance
+    procedure :: substeps
   end type hybrid_t
 
 contains
 
-  !> Read `&solver name, dt, integrator, order, correction_at /` and the group of the solver it names.
+  !> Read `&solver name, dt, integrator, order, correction_at, rtol, atol /` and the group of the solver it names.
   subroutine configure(self, common, group, status)
     class(hybrid_t), intent(inout) :: self
     character(*), intent(in) :: common        !< namelist text with the group &solver
@@ -59,11 +59,11 @@ contains
     character(line_length) :: lines(count_lines(common)), group_lines(count_lines(group))
     character(64) :: name, integrator, correction_at
     character(256) :: message
-    real(rk) :: dt
+    real(rk) :: dt, rtol, atol
     integer(ik) :: order
     integer :: code
     logical :: fits, group_fits
-    namelist /solver/ name, dt, integrator, order, correction_at
+    namelist /solver/ name, dt, integrator, order, correction_at, rtol, atol
 
     call to_lines(common, lines, fits)
     call to_lines(group, group_lines, group_fits)
@@ -80,17 +80,19 @@ contains
     integrator = ''
     order = 0
     correction_at = 'stage'
+    rtol = not_given
+    atol = not_given
     read (lines, nml=solver, iostat=code, iomsg=message)
     if (code /= 0) then
       call status%raise(STATUS_BAD_PARAMETER, &
-                        namelist_sentence('solver', 'name, dt, integrator, order and correction_at', code, message))
+                        namelist_sentence('solver', 'name, dt, integrator, order, correction_at, rtol and atol', code, message))
       return
     end if
     if (.not. (dt > 0.0_rk .and. all_finite([dt]))) then
       call status%raise(STATUS_BAD_PARAMETER, 'dt, the time step, must be a finite number above 0, not '//json_real(dt))
       return
     end if
-    call self%stepper%select_scheme(integrator, order, correction_at, status)
+    call create_stepper(trim(integrator), order, correction_at, rtol, atol, self%stepper, status)
     call create_solver(trim(name), self%solver, status)
     if (.not. status%ok()) return
     if (.not. has_group(group_lines, trim(name))) then
@@ -98,6 +100,7 @@ contains
       return
     end if
     call self%solver%configure(group_lines, status)
+    call self%stepper%accepts(self%solver, status)
     self%name = name
     self%dt = dt
   end subroutine configure
@@ -114,7 +117,7 @@ contains
     if (allocated(self%x)) deallocate (self%x)
   end subroutine release
 
-  !> JSON: solver, dt, integrator, order, correction_at, n, adjoint, time_units, fields, parameters.
+  !> JSON: solver, dt, integrator, order, correction_at, n, adjoint, time_units, fields, parameters; of dopri5 rtol, atol.
   function describe(self) result(text)
     class(hybrid_t), intent(in) :: self
     character(:), allocatable :: text
@@ -127,7 +130,7 @@ contains
     text = '{"solver": '//json_string(self%name)//', "dt": '//json_real(self%dt)//', "integrator": '// &
            json_string(self%stepper%name)//', "order": '//json_integer(self%stepper%order)//', "correction_at": '// &
            json_string(place)//', "n": '//json_integer(self%solver%n)//', "adjoint": '//adjoint// &
-           ', "time_units": "1", '//body(2:)
+           self%stepper%details()//', "time_units": "1", '//body(2:)
   end function describe
 
   !> Ask a C function once a step whether to stop; a null address ends that.
@@ -199,6 +202,7 @@ contains
     integer(lk), intent(inout) :: failed_step(:)                !< (members) step of the blow-up, 0 for none
     type(status_t), intent(inout) :: status                     !< STATUS_BAD_PARAMETER, _BAD_SHAPE, _NOT_FINITE, _BLOW_UP (the
     !! window is complete, failed members NaN), _CORRECTION_FAILED, _INTERRUPTED
+    !! _STEP_FAILED (as _BLOW_UP: the integrator could not make a member's step)
     integer(lk) :: record, substep, step, records
     integer :: members, failures
 
@@ -213,6 +217,7 @@ contains
     end if
     if (.not. allocated(self%x)) allocate (self%x(self%solver%m, members))
     call self%stepper%reserve(self%solver%m, members)
+    if (allocated(self%stepper%reason)) deallocate (self%stepper%reason)
 
     call self%solver%enter(window(:, :, 1), self%x)
     failed_step = 0
@@ -240,10 +245,41 @@ contains
     if (failures == 0) return
     if (failures == members) window(:, :, record + 1:) = ieee_value(0.0_rk, ieee_quiet_nan)
     step = minval(failed_step, mask=failed_step > 0)
+    if (allocated(self%stepper%reason)) then
+      call status%raise(STATUS_STEP_FAILED, 'step '//json_integer(step)//' of '//json_integer(nsteps)//' failed, for '// &
+                        json_integer(int(failures, ik))//' of '//json_integer(int(members, ik))//' members: '// &
+                        self%stepper%reason)
+      return
+    end if
     call status%raise(STATUS_BLOW_UP, json_integer(int(failures, ik))//' of '//json_integer(int(members, ik))// &
                       ' members blew up, the first at step '//json_integer(step)//' of '//json_integer(nsteps)// &
                       ': reduce dt or check the correction')
   end subroutine advance
+
+  !> Lengths of the steps that one step dt from given states is made of: dt itself, but for an adaptive integrator.
+  subroutine substeps(self, u, sizes, counts, status)
+    class(hybrid_t), intent(inout) :: self
+    real(rk), intent(in), contiguous :: u(:, :)           !< (n, members)
+    real(rk), intent(inout), contiguous :: sizes(:, :)    !< (most, members); zeros after the last, and where a member fails
+    integer(lk), intent(inout) :: counts(:)               !< (members) their numbers, also where `most` is too few
+    type(status_t), intent(inout) :: status               !< STATUS_BAD_SHAPE, _NOT_FINITE, _CORRECTION_FAILED
+    real(rk), allocatable :: x(:, :)
+    integer :: i
+    call check_states(self, u, status)
+    if (size(sizes, 2) /= size(u, 2) .or. size(counts) /= size(u, 2)) then
+      call status%raise(STATUS_BAD_SHAPE, 'step lengths and their numbers must have as many members as the states')
+    end if
+    if (.not. status%ok()) return
+    allocate (x(self%solver%m, size(u, 2)))
+    call self%stepper%reserve(self%solver%m, size(u, 2))
+    call self%solver%enter(u, x)
+    call self%stepper%step(self%solver, self%slot, 0.0_rk, self%dt, x, status)
+    if (.not. status%ok()) return
+    call self%stepper%substeps(self%dt, sizes, counts)
+    do i = 1, size(counts)
+      if (wild(size(x, 1), x(:, i)) > 0) sizes(:, i) = 0.0_rk
+    end do
+  end subroutine substeps
 
   !> Refuse a run whose arrays do not fit it.
   subroutine check_run(nsteps, stride, window, failed_step, status)
@@ -279,49 +315,4 @@ contains
       call status%raise(STATUS_NOT_FINITE, 'the initial state holds a NaN, an infinity or a number beyond 1e100')
     end if
   end subroutine check_states
-
-  !> How many numbers are NaN, infinite or beyond the bound; integer arithmetic only, so that it runs in vectors.
-  pure integer function wild(total, x)
-    integer, intent(in) :: total
-    real(rk), intent(in) :: x(total)
-    integer :: i
-    wild = 0
-    do i = 1, total
-      wild = wild + merge(0, 1, abs(x(i)) <= bound)
-    end do
-  end function wild
-
-  !> Write down at which step a member left the finite numbers.
-  subroutine mark(x, step, failed_step, failures)
-    real(rk), intent(in), contiguous :: x(:, :)
-    integer(lk), intent(in) :: step
-    integer(lk), intent(inout) :: failed_step(:)
-    integer, intent(inout) :: failures
-    integer :: i
-    do i = 1, size(x, 2)
-      if (wild(size(x, 1), x(:, i)) == 0) cycle
-      failed_step(i) = step
-      failures = failures + 1
-    end do
-  end subroutine mark
-
-  !> Hold failed members at zero, where every solver is well behaved and no NaN can spread.
-  subroutine freeze(x, failed_step)
-    real(rk), intent(inout), contiguous :: x(:, :)
-    integer(lk), intent(in) :: failed_step(:)
-    integer :: i
-    do i = 1, size(x, 2)
-      if (failed_step(i) > 0) x(:, i) = 0.0_rk
-    end do
-  end subroutine freeze
-
-  !> NaN in a record for failed members.
-  subroutine blank(u, failed_step)
-    real(rk), intent(inout), contiguous :: u(:, :)
-    integer(lk), intent(in) :: failed_step(:)
-    integer :: i
-    do i = 1, size(u, 2)
-      if (failed_step(i) > 0) u(:, i) = ieee_value(0.0_rk, ieee_quiet_nan)
-    end do
-  end subroutine blank
 end module trimtab_driver

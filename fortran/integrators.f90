@@ -1,10 +1,11 @@
 ! SPDX-License-Identifier: MIT
 !> Explicit Runge-Kutta steps from tableaux, and the one place in a step where the correction acts.
+!! What steps otherwise (adaptive.f90, implicit.f90) extends `stepper_t`; schemes.f90 knows them all by name.
 !!
 !! y_i = x + dt sum_j a_ij k_j,  k_i = F(t + c_i dt, y_i) + M(y_i),  x(t + dt) = x + dt sum_i b_i k_i.
 !! Source: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I (1993), section II.1.
 module trimtab_integrators
-  use trimtab_kinds, only: rk, ik
+  use trimtab_kinds, only: rk, ik, lk
   use trimtab_status, only: status_t, STATUS_BAD_PARAMETER
   use trimtab_correction, only: correction_t
   use trimtab_solver, only: solver_t
@@ -14,9 +15,9 @@ module trimtab_integrators
 
   integer, parameter :: max_stages = 4
 
-  !> One scheme and the memory of its stages.
+  !> One scheme and the memory of its stages. Nothing in it outlives a step: a run's bits do not depend on where it is cut.
   type :: stepper_t
-    character(8) :: name = ''              !< 'euler', 'rk2', 'rk3' or 'rk4'
+    character(8) :: name = ''              !< 'euler', 'rk2', 'rk3' or 'rk4'; others in what extends this type
     integer(ik) :: order = 0               !< claimed order in dt, with and without a correction at each stage
     integer :: stages = 0
     logical :: each_stage = .true.         !< false: the correction is evaluated once, at the start, and held over the stages
@@ -26,10 +27,18 @@ module trimtab_integrators
     real(rk), allocatable :: k(:, :, :)    !< tendencies (m, members, stages)
     real(rk), allocatable :: y(:, :)       !< state of a stage (m, members)
     real(rk), allocatable :: held(:, :)    !< correction held over the stages (m, members)
+    real(rk), allocatable :: sizes(:, :)   !< steps that the last call was made of (at least the most, members)
+    integer, allocatable :: counts(:)      !< their number (members)
+    character(:), allocatable :: reason    !< why a step could not be made for some member, whose state then is NaN
   contains
     procedure :: select_scheme
+    procedure :: select_place
+    procedure :: accepts
+    procedure :: details
     procedure :: reserve
     procedure :: step
+    procedure :: substeps
+    procedure :: write_down
   end type stepper_t
 
 contains
@@ -76,7 +85,8 @@ contains
       self%b = [1.0_rk / 6.0_rk, 1.0_rk / 3.0_rk, 1.0_rk / 3.0_rk, 1.0_rk / 6.0_rk]
       self%c(2:4) = [0.5_rk, 0.5_rk, 1.0_rk]
     case default
-      call status%raise(STATUS_BAD_PARAMETER, 'no integrator is called '''//scheme//'''; there are euler, rk2, rk3 and rk4')
+      call status%raise(STATUS_BAD_PARAMETER, 'no integrator is called '''//scheme// &
+                        '''; there are euler, rk2, rk3, rk4, dopri5, ars222 and ars443')
       return
     end select
     self%name = scheme
@@ -85,6 +95,14 @@ contains
       call status%raise(STATUS_BAD_PARAMETER, 'integrator '''//scheme//''' is not of the order given; leave one of the two out')
       return
     end if
+    call self%select_place(correction_at, status)
+  end subroutine select_scheme
+
+  !> Where in a step the correction is evaluated.
+  subroutine select_place(self, correction_at, status)
+    class(stepper_t), intent(inout) :: self
+    character(*), intent(in) :: correction_at   !< 'stage' or 'step'
+    type(status_t), intent(inout) :: status     !< STATUS_BAD_PARAMETER
     select case (correction_at)
     case ('stage')
       self%each_stage = .true.
@@ -93,7 +111,56 @@ contains
     case default
       call status%raise(STATUS_BAD_PARAMETER, 'correction_at is ''stage'' or ''step'', not '''//trim(correction_at)//'''')
     end select
-  end subroutine select_scheme
+  end subroutine select_place
+
+  !> Refuse a solver that this scheme cannot step; an explicit one takes any.
+  subroutine accepts(self, solver, status)
+    class(stepper_t), intent(in) :: self
+    class(solver_t), intent(in) :: solver
+    type(status_t), intent(inout) :: status   !< STATUS_UNSUPPORTED
+  end subroutine accepts
+
+  !> Members of the JSON description that only this scheme has, each after a comma.
+  function details(self) result(text)
+    class(stepper_t), intent(in) :: self
+    character(:), allocatable :: text
+    text = ''
+  end function details
+
+  !> Lengths of the steps that the last call of `step` was made of: one of length dt where nothing was written down.
+  subroutine substeps(self, dt, sizes, counts)
+    class(stepper_t), intent(in) :: self
+    real(rk), intent(in) :: dt                           !< what `step` was given
+    real(rk), intent(inout), contiguous :: sizes(:, :)   !< (most, members); zeros after the last
+    integer(lk), intent(inout) :: counts(:)              !< (members) how many there are, also where `most` is too few
+    integer :: i, kept
+    sizes = 0.0_rk
+    if (.not. allocated(self%sizes)) then
+      if (size(sizes, 1) > 0) sizes(1, :) = dt
+      counts = 1
+      return
+    end if
+    do i = 1, size(counts)
+      kept = min(self%counts(i), size(sizes, 1))
+      sizes(:kept, i) = self%sizes(:kept, i)
+      counts(i) = self%counts(i)
+    end do
+  end subroutine substeps
+
+  !> Keep the length of an accepted step.
+  subroutine write_down(self, member, h)
+    class(stepper_t), intent(inout) :: self
+    integer, intent(in) :: member
+    real(rk), intent(in) :: h
+    real(rk), allocatable :: longer(:, :)
+    self%counts(member) = self%counts(member) + 1
+    if (self%counts(member) > size(self%sizes, 1)) then
+      allocate (longer(2 * size(self%sizes, 1), size(self%sizes, 2)), source=0.0_rk)
+      longer(:size(self%sizes, 1), :) = self%sizes
+      call move_alloc(longer, self%sizes)
+    end if
+    self%sizes(self%counts(member), member) = h
+  end subroutine write_down
 
   !> Memory for `members` internal states of length m; nothing happens when it is there already.
   subroutine reserve(self, m, members)

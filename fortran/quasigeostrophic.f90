@@ -98,6 +98,7 @@ contains
     end if
     call set_coefficients(self)
     self%has_adjoint = .true.
+    self%modal = .true.
     self%n = parameters%n**2
     self%m = size(self%linear)
     allocate (self%modes(self%m))

@@ -5,6 +5,8 @@ module trimtab_registry
   use trimtab_solver, only: solver_t
   use trimtab_lorenz, only: lorenz63_t, lorenz96_t, lorenz96_two_scale_t
   use trimtab_oscillator, only: oscillator_t
+  use trimtab_vanderpol, only: vanderpol_t
+  use trimtab_burgers, only: burgers_t
   use trimtab_quasigeostrophic, only: quasigeostrophic_t
   implicit none
   private
@@ -26,11 +28,15 @@ contains
       allocate (lorenz96_two_scale_t :: solver)
     case ('oscillator')
       allocate (oscillator_t :: solver)
+    case ('vanderpol')
+      allocate (vanderpol_t :: solver)
+    case ('burgers')
+      allocate (burgers_t :: solver)
     case ('qg')
       allocate (quasigeostrophic_t :: solver)
     case default
       call status%raise(STATUS_UNKNOWN_SOLVER, 'no solver is called '''//trim(name)// &
-                        '''; there are lorenz63, lorenz96, lorenz96_two_scale, oscillator and qg')
+                        '''; there are lorenz63, lorenz96, lorenz96_two_scale, oscillator, vanderpol, burgers and qg')
     end select
   end subroutine create_solver
 end module trimtab_registry

@@ -16,6 +16,7 @@ module trimtab_solver
     integer(ik) :: n = 0   !< length of the state at the border
     integer(ik) :: m = 0   !< length of the internal state, in reals
     logical :: has_adjoint = .false.   !< true when `tendency_adjoint` answers
+    logical :: modal = .false.         !< true when the internal state is one field's modes: an error's size is the whole field's
   contains
     procedure(configure_i), deferred :: configure
     procedure(describe_i), deferred :: describe

@@ -8,6 +8,7 @@ module trimtab_status
   public :: status_t
   public :: STATUS_OK, STATUS_BAD_PARAMETER, STATUS_UNKNOWN_SOLVER, STATUS_BAD_HANDLE, STATUS_BAD_SHAPE
   public :: STATUS_BLOW_UP, STATUS_CORRECTION_FAILED, STATUS_INTERRUPTED, STATUS_NOT_FINITE, STATUS_UNSUPPORTED
+  public :: STATUS_STEP_FAILED
 
   integer(ik), parameter :: STATUS_OK = 0                 !< it worked
   integer(ik), parameter :: STATUS_BAD_PARAMETER = 1      !< a parameter is unknown, malformed or out of range
@@ -19,6 +20,7 @@ module trimtab_status
   integer(ik), parameter :: STATUS_INTERRUPTED = 7        !< the driver asked to stop
   integer(ik), parameter :: STATUS_NOT_FINITE = 8         !< the initial state holds a NaN or an infinity
   integer(ik), parameter :: STATUS_UNSUPPORTED = 9        !< this solver does not offer the operation
+  integer(ik), parameter :: STATUS_STEP_FAILED = 10       !< the integrator could not make a step: no length, no convergence
 
   !> A code and one sentence that names what, where and the remedy.
   type :: status_t

@@ -22,6 +22,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "lorenz96": {"dt": 0.01, "n": 12},
     "lorenz96_two_scale": {"dt": 1e-3, "n": 4, "fast": 5},
     "oscillator": {"dt": 0.01, "omega": 1.5},
+    "vanderpol": {"dt": 1e-3, "stiffness": 2.0},
+    "burgers": {"dt": 5e-3, "n": 16, "viscosity": 0.05, "drag": 0.1, "forcing_amplitude": 1.0, "limiter": "vanleer"},
     "qg": {"dt": 2e-3, "n": 16, "viscosity": 1e-3, "drag": 0.1, "beta": 0.7, "forcing_amplitude": 4.0,
            "forcing_wavenumber": 4},
 }

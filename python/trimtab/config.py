@@ -31,7 +31,7 @@ from trimtab.sections import (
     TrainingConfig,
 )
 
-STEPPER_KEYS = ("dt", "integrator", "order", "correction_at")
+STEPPER_KEYS = ("dt", "integrator", "order", "correction_at", "rtol", "atol")
 FREE_TO_CHANGE = ("name", "description", "score", "training.epochs")  # on resume
 
 

@@ -23,14 +23,16 @@ class Correction(nn.Module):
     """M_theta: a network in normalised units, as a tendency of the solver's state.
 
     On a grid (one field of two dimensions) the network sees (B, C, y, x), one channel a feature, and returns
-    (B, 1, y, x); otherwise it sees and returns (B, N). The network works in its own precision (float32 is the normal
+    (B, 1, y, x); on a line (one field of one dimension, named in `features`) it sees and returns (B, 1, x); otherwise it
+    sees and returns (B, N). The network works in its own precision (float32 is the normal
     case); states come and tendencies go in the precision of the caller.
 
     Args:
         network: any torch module.
         spec: the solver's.
         features: channels, of "q" (the state), "psi" (its stream function), "u", "v" (velocity); for a grid of
-            vorticity only. Empty for ("q",) on a grid.
+            vorticity only. Empty for ("q",) on a grid. The name of the state's one field, as in ("u",) for Burgers, for a
+            line; empty there, the network sees the components.
         input_mean, input_scale: one number a channel (or component), or one for all; the network sees
             (input - mean) / scale.
         output_scale: one number a component, or one for all; the tendency is scale * output, in the state's unit per
@@ -57,11 +59,12 @@ class Correction(nn.Module):
         super().__init__()
         self.compiled = compiled
         self.network = network
-        self.grid = spec.grid if len(spec.grid) == 2 else None
+        line = tuple(features) == (spec.fields[0].name,) and len(spec.fields) == len(spec.fields[0].shape) == 1
+        self.grid = spec.grid if line or len(spec.grid) == 2 else None
         self.size = spec.size
         self.features = tuple(features) or (("q",) if self.grid else ())
         unknown = [name for name in self.features if name not in FEATURES]
-        if unknown:
+        if unknown and not line:
             raise ConfigError(f"Unknown feature {unknown[0]!r}; a correction can see {', '.join(FEATURES)}.")
         if self.features and not self.grid:
             raise ConfigError(f"The solver {spec.solver} has no grid: leave features empty, the network sees the state.")
@@ -74,7 +77,7 @@ class Correction(nn.Module):
         self.input_mean: Tensor
         self.input_scale: Tensor
         self.output_scale: Tensor
-        if self.grid:
+        if self.grid and not line:
             self._prepare_derivatives(spec)
 
     @property
@@ -108,12 +111,12 @@ class Correction(nn.Module):
             u: (B, N) states.
 
         Returns:
-            (B, C, y, x) on a grid, else (B, N), in the network's precision.
+            (B, C, y, x) on a grid, (B, 1, x) on a line, else (B, N), in the network's precision.
         """
         u = u.to(self.dtype)
         if not self.grid:
             return (u - self.input_mean) / self.input_scale
-        shape = (1, -1, 1, 1)
+        shape = (1, -1, *[1] * len(self.grid))
         return (self._features(u) - self.input_mean.view(shape)) / self.input_scale.view(shape)
 
     def scale_of_outputs(self) -> Tensor:
@@ -143,7 +146,7 @@ class Correction(nn.Module):
 
     def _features(self, u: Tensor) -> Tensor:
         q = u.view(-1, *self.grid)  # type: ignore[misc]
-        if self.features == ("q",):
+        if self.features == ("q",) or len(self.grid) == 1:  # type: ignore[arg-type]
             return q.unsqueeze(1)
         spectral = torch.fft.rfft2(q)
         psi = spectral * self.inverse_laplacian

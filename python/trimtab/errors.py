@@ -70,6 +70,10 @@ class SolverStopped(SolverError):
         return type(self), (str(self), self.member, self.step, self.code, self.output, self.log)
 
 
+class StepError(BlowUpError):
+    """An adaptive or implicit integrator could not make a member's step; the sentence is the solver's own."""
+
+
 # The same numbers and order as in fortran/status.f90; tests/test_house.py holds them together.
 STATUS: dict[int, tuple[str, type[TrimtabError] | None]] = {
     0: ("OK", None),
@@ -82,4 +86,5 @@ STATUS: dict[int, tuple[str, type[TrimtabError] | None]] = {
     7: ("INTERRUPTED", SolverError),
     8: ("NOT_FINITE", InputError),
     9: ("UNSUPPORTED", SolverError),
+    10: ("STEP_FAILED", StepError),
 }

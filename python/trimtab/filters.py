@@ -81,6 +81,26 @@ def random_vorticity(shape: tuple[int, int], generator: np.random.Generator, *, 
     return field * (rms / np.sqrt(np.mean(field**2)))
 
 
+def random_line(n: int, generator: np.random.Generator, *, peak: float = 3.0, rms: float = 1.0) -> np.ndarray:
+    """A random field of long waves on a ring, without mean.
+
+    Its Fourier amplitudes are k exp(-(k/peak)^2), with uniform random phases; k is in waves a ring.
+
+    Args:
+        n: number of points.
+        generator: numpy's; the only source of chance.
+        peak: wavenumber around which the spectrum has its weight.
+        rms: root mean square of the field.
+
+    Returns:
+        (n,) float64.
+    """
+    k = np.fft.rfftfreq(n, 1 / n)
+    amplitude = k * np.exp(-((k / peak) ** 2)) * (k < n / 2)
+    field = np.fft.irfft(amplitude * np.exp(2j * np.pi * generator.random(k.shape)), n=n)
+    return field * (rms / np.sqrt(np.mean(field**2)))
+
+
 def _gaussian(n: int, width: float) -> np.ndarray:
     k = np.fft.fftfreq(n, 1 / n)
     return np.exp(-((2 * np.pi * k * width / n) ** 2) / 24)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Networks that come with trimtab, and the door for any other: torch modules in normalised units.
 
-A network knows no solver. It maps (B, N) to (B, N), or on a grid (B, channels, y, x) to (B, 1, y, x).
+A network knows no solver. It maps (B, N) to (B, N), or on a grid (B, channels, y, x) to (B, 1, y, x), on
+a line (B, channels, x) to (B, 1, x).
 """
 
 from __future__ import annotations
@@ -45,27 +46,32 @@ class MLP(nn.Sequential):
 
 
 class PeriodicCNN(nn.Sequential):
-    """Convolutions on a doubly periodic grid with a linear output; (B, channels[0], y, x) -> (B, channels[-1], y, x).
+    """Convolutions on a periodic grid with a linear output; (B, channels[0], y, x) -> (B, channels[-1], y, x).
 
     Args:
         channels: channels of each layer, the input's first.
         kernel: odd width of every square kernel, in grid points.
         activation: "relu", "tanh", "gelu" or "silu", after every layer but the last.
+        dimensions: 2, or 1 for a line: (B, channels[0], x) -> (B, channels[-1], x).
 
     Raises:
-        ConfigError: fewer than two entries in channels, an even kernel, an unknown activation.
+        ConfigError: fewer than two entries in channels, an even kernel, an unknown activation, other dimensions.
 
     Source:
         The architecture of Guan et al., arXiv 2201.07347, with circular padding (11 layers of 5x5, 64 channels there).
     """
 
-    def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int = 5, activation: str = "relu"):
+    def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int = 5, activation: str = "relu",
+                 dimensions: int = 2):
         _check_widths("PeriodicCNN: channels", channels)
+        if dimensions not in (1, 2):
+            raise ConfigError(f"PeriodicCNN: dimensions = {dimensions} must be 1, a line, or 2, a plane.")
         if kernel < 1 or kernel % 2 == 0:
             raise ConfigError(f"PeriodicCNN: kernel = {kernel} must be odd, so that the output stays on the grid.")
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise(channels):
-            convolution = nn.Conv2d(width, following, kernel, padding=kernel // 2, padding_mode="circular")
+            kind: Any = nn.Conv2d if dimensions == 2 else nn.Conv1d
+            convolution = kind(width, following, kernel, padding=kernel // 2, padding_mode="circular")
             layers += [convolution, _activation(activation)]
         super().__init__(*layers[:-1])
 

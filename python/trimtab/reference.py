@@ -210,7 +210,7 @@ def _share(recipe: Recipe, runs: list[int], parts: Path, workers: int, progress:
                 listening -= 1
             elif "error" in message:
                 kind = getattr(errors, message["error"])
-                raise kind(message["text"], None) if kind is BlowUpError else kind(message["text"])
+                raise kind(message["text"], None) if issubclass(kind, BlowUpError) else kind(message["text"])
             else:
                 fractions[message["run"]] = message["fraction"]
                 done = sum(fraction == 1 for fraction in fractions.values())

@@ -21,7 +21,7 @@ import numpy as np
 import trimtab
 from trimtab.errors import ConfigError, TrimtabError
 from trimtab.files import replacing
-from trimtab.filters import coarsen, random_vorticity, refine, smooth_waves
+from trimtab.filters import coarsen, random_line, random_vorticity, refine, smooth_waves
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 
@@ -163,6 +163,8 @@ def _initial(recipe: Recipe, solver: Solver, run: int, generator: np.random.Gene
     if not recipe.initial and hasattr(solver, "initial_state"):
         return _own_initial(recipe, solver.initial_state(), spec, run, generator)
     if not recipe.initial:
+        if spec.fields[0].dims == ("x",) and len(spec.fields) == 1:
+            return random_line(spec.size, generator)[None]
         if len(spec.grid) != 2:
             raise ConfigError(f"reference.initial is empty: give the {spec.size} numbers of an initial state of "
                               f"{spec.solver} (only a field on a grid can start from a random one).")

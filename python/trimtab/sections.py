@@ -53,7 +53,8 @@ class CorrectionConfig:
     """[correction]: what the network sees and in which precision.
 
     Args:
-        features: channels given to a network on a grid, of "q", "psi", "u", "v"; empty for a system without a grid.
+        features: channels given to a network on a grid, of "q", "psi", "u", "v"; the name of its one field for a network on a
+            line; empty for a system without a grid.
         dtype: "float32" or "float64", the network's precision; the solver stays in float64.
         input_mean, input_scale, output_scale: fixed normalisation, one value a channel (or component) or one for all;
             when all three are empty it is fitted to the training data.
@@ -88,8 +89,8 @@ class ReferenceConfig:
         snapshots: snapshots a run, the first included.
         spin_up: time discarded with the truth's solver before the first snapshot.
         coarse: changes of [solver] for a cheaper spin-up before that, with a key `spin_up`; empty for none.
-        initial: initial state of a system without a grid; empty for a random vorticity field on a grid.
-            One number stands for all.
+        initial: initial state of a system without a grid; empty for a random vorticity field on a grid, a random field of
+            large waves on a line. One number stands for all.
         perturbation: standard deviation of what is added to `initial`: to every run but the first, or to every run when
             `initial` is one number.
         filter: "none", "gaussian" or "sharp", from the truth's grid to the solver's.

@@ -16,17 +16,11 @@ from torch import Tensor, nn
 from trimtab.errors import BlowUpError, ConfigError
 from trimtab.solver import OnBlowUp, Solver
 from trimtab.state import SolverSpec
+from trimtab.torch_stepping import IMEX, TABLEAUX, adaptive, imex
 from trimtab.window import Window
 
 Tendency = Callable[[Tensor], Tensor]
-
-# (a, b) of explicit Runge-Kutta schemes: Euler, Heun, Kutta's third and fourth order. Hairer, Norsett, Wanner, II.1.
-TABLEAUX: dict[str, tuple[list[list[float]], list[float]]] = {
-    "euler": ([[]], [1.0]),
-    "rk2": ([[], [1.0]], [1 / 2, 1 / 2]),
-    "rk3": ([[], [1 / 2], [-1.0, 2.0]], [1 / 6, 2 / 3, 1 / 6]),
-    "rk4": ([[], [1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6]),
-}
+_FIXED = ("euler", "rk2", "rk3", "rk4")
 
 
 class TorchSolver:
@@ -42,13 +36,15 @@ class TorchSolver:
     def __init__(self, spec: SolverSpec):
         if spec.solver not in _PHYSICS:
             raise ConfigError(f"The solver {spec.solver} has no torch twin; there are {', '.join(_PHYSICS)}.")
-        integrator = spec.parameters.get("integrator", "rk4")
-        if integrator not in TABLEAUX:
-            raise ConfigError(f"The integrator {integrator} has no torch twin; there are {', '.join(TABLEAUX)}.")
+        self.integrator = str(spec.parameters.get("integrator", "rk4"))
+        if self.integrator not in (*TABLEAUX, *IMEX):
+            raise ConfigError(f"The integrator {self.integrator} has no torch twin; there are {', '.join((*TABLEAUX, *IMEX))}.")
         self.spec = spec
-        self.a, self.b = TABLEAUX[integrator]
         self.held = spec.parameters.get("correction_at", "stage") == "step"
         self.physics: _Ode | _Plane = _PHYSICS[spec.solver](spec)
+        if self.integrator not in _FIXED and not isinstance(self.physics, _Ode):
+            raise ConfigError(f"The twin of {spec.solver} steps with {', '.join(_FIXED)}, not {self.integrator}: measure with "
+                              "\"discrete\" instead.")
 
     def tendency(self, u: Tensor) -> Tensor:
         """Physics tendency at the border, (B, N) float64 -> (B, N)."""
@@ -86,12 +82,22 @@ class TorchSolver:
     def _step(self, x: Tensor, correction: nn.Module | None) -> Tensor:
         dt = self.spec.dt
         held = self._correct(x, correction) if self.held else None
+        if self.integrator not in _FIXED:
+            def drift(y: Tensor, member: int) -> Tensor:
+                extra = held[member : member + 1] if held is not None else self._correct(y[None], correction)
+                return torch.zeros_like(y) if extra is None else extra[0]
+
+            physics, parameters = self.physics.tendency, self.spec.parameters
+            if self.integrator in IMEX:
+                return imex(x, dt, physics, drift, IMEX[self.integrator])
+            return adaptive(x, dt, lambda y, member: physics(y) + drift(y, member=member), parameters["rtol"], parameters["atol"])
         slopes: list[Tensor] = []
-        for row in self.a:
-            stage = x + dt * sum((a * k for a, k in zip(row, slopes, strict=True)), torch.zeros_like(x))
+        a, b = TABLEAUX[self.integrator]
+        for row in a:
+            stage = x + dt * sum((w * k for w, k in zip(row, slopes, strict=True)), torch.zeros_like(x))
             extra = held if self.held else self._correct(stage, correction)
             slopes.append(self.physics.tendency(stage) + (0 if extra is None else extra))
-        return x + dt * sum((b * k for b, k in zip(self.b, slopes, strict=True)), torch.zeros_like(x))
+        return x + dt * sum((w * k for w, k in zip(b, slopes, strict=True)), torch.zeros_like(x))
 
     def _correct(self, x: Tensor, correction: nn.Module | None) -> Tensor | None:
         return None if correction is None else self.physics.enter(correction(self.physics.leave(x)))
@@ -128,6 +134,38 @@ class _Oscillator(_Ode):
     def tendency(self, x: Tensor) -> Tensor:
         u, v = x.unbind(-1)
         return torch.stack([v, -self.p["restoring"] * self.p["omega"] ** 2 * u], dim=-1)
+
+
+class _VanDerPol(_Ode):
+    def tendency(self, x: Tensor) -> Tensor:
+        fast, slow = x.unbind(-1)
+        return torch.stack([self.p["stiffness"] * (fast - fast**3 / 3 - slow), self.p["restoring"] * fast], dim=-1)
+
+
+class _Burgers(_Ode):
+    """MUSCL on a ring; at kinks the same side as the Fortran, by the same comparisons."""
+
+    def tendency(self, x: Tensor) -> Tensor:
+        p, n = self.p, x.shape[-1]
+        dx = p["length"] / n
+        a, b = x - torch.roll(x, 1, -1), torch.roll(x, -1, -1) - x
+        same = a * b > 0
+        slope = {
+            "minmod": lambda: torch.where(same, torch.where(a.abs() <= b.abs(), a, b), 0.0),
+            "vanleer": lambda: torch.where(same, 2 * a * b / torch.where(same, a + b, 1.0), 0.0),
+            "none": lambda: (a + b) / 2,
+        }[p["limiter"]]()
+        left, right = x + slope / 2, torch.roll(x - slope / 2, -1, -1)
+        if p["flux"] == "godunov":
+            inflow, outflow = left.clamp_min(0) ** 2, right.clamp_max(0) ** 2
+            flux = torch.where(inflow >= outflow, inflow, outflow) / 2
+        else:
+            one, other = (torch.where(v < 0, -v, v) for v in (left, right))
+            flux = (left**2 + right**2) / 4 - torch.where(one >= other, one, other) * (right - left) / 2
+        centres = (torch.arange(n, dtype=torch.float64) + 0.5) * dx
+        k = 2 * math.pi * p["forcing_wavenumber"] / p["length"]
+        forcing = p["forcing_amplitude"] * torch.sin(k * centres) * math.sin(k * dx / 2) / (k * dx / 2)
+        return (torch.roll(flux, 1, -1) - flux) / dx + p["viscosity"] / dx**2 * (b - a) - p["drag"] * x + forcing
 
 
 class _Lorenz96(_Ode):
@@ -212,5 +250,7 @@ _PHYSICS: dict[str, Callable[[SolverSpec], _Ode | _Plane]] = {
     "lorenz96": _Lorenz96,
     "lorenz96_two_scale": _Lorenz96TwoScale,
     "oscillator": _Oscillator,
+    "vanderpol": _VanDerPol,
+    "burgers": _Burgers,
     "qg": _Plane,
 }

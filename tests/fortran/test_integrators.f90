@@ -3,23 +3,26 @@
 program test_integrators
   use, intrinsic :: iso_c_binding, only: c_funloc, c_null_ptr
   use trimtab_kinds, only: rk, ik, lk
-  use trimtab_status, only: status_t
+  use trimtab_status, only: status_t, STATUS_STEP_FAILED
   use trimtab_driver, only: hybrid_t
   use checks, only: check, finish, open_hybrid, run, spring, calls
   implicit none
-  character(5), parameter :: names(4) = ['euler', 'rk2  ', 'rk3  ', 'rk4  ']
+  character(6), parameter :: names(6) = ['euler ', 'rk2   ', 'rk3   ', 'rk4   ', 'ars222', 'ars443']
+  integer, parameter :: orders(6) = [1, 2, 3, 4, 2, 3]
   character(1) :: digit
-  integer :: order
+  integer :: i, order
 
-  do order = 1, 4
+  do i = 1, size(names)
+    order = orders(i)
     write (digit, '(i1)') order
-    call check(abs(slope_lorenz(names(order)) - order) < 0.15_rk, trim(names(order))//' has order '//digit//' on Lorenz 63')
-    call check(abs(slope_spring(names(order), 'stage') - order) < 0.15_rk, &
-               trim(names(order))//' with a correction at each stage has order '//digit)
-    call check(abs(slope_spring(names(order), 'step') - 1) < 0.15_rk, &
-               trim(names(order))//' with a correction once a step has order 1')
+    call check(abs(slope_lorenz(names(i)) - order) < 0.15_rk, trim(names(i))//' has order '//digit//' on Lorenz 63')
+    call check(abs(slope_spring(names(i), 'stage') - order) < 0.15_rk, &
+               trim(names(i))//' with a correction at each stage has order '//digit)
+    call check(abs(slope_spring(names(i), 'step') - 1) < 0.15_rk, &
+               trim(names(i))//' with a correction once a step has order 1')
   end do
   call check_calls()
+  call check_adaptive()
   call finish()
 
 contains
@@ -68,6 +71,29 @@ contains
     u = last(common('oscillator', 'rk3', 0.1_rk, 'step'), '&oscillator /', u0, 7, .true.)
     call check(calls == 7, 'once a step, one call a step')
   end subroutine check_calls
+
+  !> dopri5 keeps its tolerance over any dt, and says which steps it made; a step that cannot be made has its own status.
+  subroutine check_adaptive()
+    type(hybrid_t) :: hybrid
+    type(status_t) :: status
+    real(rk) :: u(2), window(2, 2, 2), sizes(8, 2)
+    integer(lk) :: failed_step(2), counts(2)
+    real(rk), parameter :: t = 2.0_rk
+    u = last('&solver name=''oscillator'', dt=2, integrator=''dopri5'', rtol=1e-9, atol=1e-9 /', '&oscillator restoring=0 /', &
+             reshape([1.0_rk, 0.0_rk], [2, 1]), 1, .true.)
+    call check(norm2(u - [cos(t), -sin(t)]) < 1.0e-7_rk, 'dopri5 keeps its tolerance over a dt of 2')
+    call open_hybrid(hybrid, '&solver name=''oscillator'', dt=2, integrator=''dopri5'', rtol=1e-9, atol=1e-9 /', '&oscillator /')
+    window = 1
+    call hybrid%substeps(window(:, :, 1), sizes, counts, status)
+    call check(status%ok() .and. all(counts > 8), 'the number of steps is known also where there is no room for them')
+    call hybrid%release()
+    call open_hybrid(hybrid, '&solver name=''oscillator'', dt=2, integrator=''dopri5'', rtol=0, atol=1e-40 /', '&oscillator /')
+    window(:, 2, 1) = 0
+    call hybrid%advance(1_lk, 1_lk, 0.0_rk, window, failed_step, status)
+    call check(status%code == STATUS_STEP_FAILED .and. all(failed_step == [1, 0]), 'a step that shrinks to nothing is a status')
+    call check(all(abs(window(:, 2, 2)) < tiny(1.0_rk)), 'and the other member goes on')
+    call hybrid%release()
+  end subroutine check_adaptive
 
   function common(solver, integrator, dt, place) result(text)
     character(*), intent(in) :: solver, integrator, place

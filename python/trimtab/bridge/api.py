@@ -93,7 +93,7 @@ def project(handle: int, u: np.ndarray) -> np.ndarray:
     return answer
 
 
-def advance(handle: int, steps: int, stride: int, time: float, states: np.ndarray, failed: np.ndarray) -> None:
+def advance(handle: int, steps: int, stride: int, time: float, states: np.ndarray, failed: np.ndarray) -> str:
     """Run inner steps in place.
 
     Args:
@@ -104,12 +104,33 @@ def advance(handle: int, steps: int, stride: int, time: float, states: np.ndarra
         states: (steps // stride + 1, B, N) float64 C-contiguous; the first is the initial state, the others are written.
         failed: (B,) int64; the inner step at which a member blew up, 0 for none. A blow-up raises nothing here.
 
+    Returns:
+        Why the integrator could not make a step, when that is how a member was lost; else "".
+
     Raises:
         SolverError, CorrectionError, InputError: the solver's own sentence.
     """
     code = solver_api.solver_advance(handle, steps, stride, time, states.T, failed)
+    if code == _CODES["STEP_FAILED"]:
+        return _text(*solver_api.solver_message())
     if code != _CODES["BLOW_UP"]:
         _check(code)
+    return ""
+
+
+def substeps(handle: int, u: np.ndarray) -> np.ndarray:
+    """Lengths of the steps that one inner step from (B, N) float64 C-contiguous states is made of, (S, B); zeros are none.
+
+    Raises:
+        SolverError, CorrectionError, InputError: the solver's own sentence.
+    """
+    most = 16
+    while True:
+        sizes, counts = np.zeros((u.shape[0], most)), np.zeros(u.shape[0], dtype=np.int64)
+        _check(solver_api.solver_substeps(handle, u.T, sizes.T, counts))
+        if counts.max() <= most:
+            return np.ascontiguousarray(sizes[:, : max(1, counts.max())].T)
+        most = int(counts.max())
 
 
 def _check(code: int) -> None:

@@ -18,7 +18,7 @@ from trimtab.bridge.compiled import Compiled
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import explained, slot_function
 from trimtab.config import solver_namelists
-from trimtab.errors import ConfigError, InputError, SolverError
+from trimtab.errors import ConfigError, InputError, SolverError, StepError
 from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
@@ -57,8 +57,10 @@ class FortranSolver:
         self._fill(correction, start)
         # Not inference mode: what a network makes at its first call must serve in the sweep, too.
         with explained((self._filling,)), torch.no_grad():
-            api.advance(self._handle, steps * stride, stride, time, states, failed)
+            reason = api.advance(self._handle, steps * stride, stride, time, states, failed)
         if on_blow_up == "raise":
+            if reason:
+                raise StepError(f"The solver {self.spec.solver} could not go on: {reason}.", failed)
             refuse_blow_up(self.spec, failed, steps * stride)
         h = stride * self.spec.dt
         return Window(states, time + h * np.arange(steps + 1), h, failed)
@@ -108,6 +110,24 @@ class FortranSolver:
             InputError: another shape or dtype.
         """
         return api.project(self._handle, self._check_vector(u, "u"))
+
+    def substeps(self, u: Any, *, correction: nn.Module | None = None) -> np.ndarray:
+        """Lengths of the steps that one inner step dt is made of: dt itself, but for an adaptive integrator.
+
+        Args:
+            u: (B, N) float64 states.
+            correction: as in `advance`.
+
+        Returns:
+            (S, B) float64 in `time_units`, S those of the member with most; 0 where a member has fewer, or fails.
+
+        Raises:
+            InputError, CorrectionError: as in `advance`.
+        """
+        start = self.spec.check_states(u, "u")
+        self._fill(correction, start)
+        with explained((self._filling,)), torch.no_grad():
+            return api.substeps(self._handle, start)
 
     def _check_vector(self, vector: Any, name: str) -> np.ndarray:
         """As `SolverSpec.check_states`, but what is not finite passes: an adjoint may overflow where a state did not."""
@@ -160,6 +180,6 @@ def described_spec(text: dict[str, Any]) -> SolverSpec:
             for (dim, axis), length in zip(one["coords"].items(), one["shape"], strict=True)
         }
         fields.append(Field(one["name"], one["long_name"], one["units"], tuple(one["dims"]), tuple(one["shape"]), coords))
-    stepping = {key: text[key] for key in ("integrator", "correction_at")}
+    stepping: dict[str, Any] = {key: text[key] for key in ("integrator", "correction_at", "rtol", "atol") if key in text}
     return SolverSpec(text["solver"], text["dt"], text["order"], tuple(fields), text["time_units"],
                       {**text["parameters"], **stepping})

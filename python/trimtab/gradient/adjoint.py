@@ -7,6 +7,7 @@ A solver may offer, beside the three members of `Solver`:
     tendency_adjoint(u, lam) -> (B, N)   (dF/du(u))^T lam, Euclidean inner product of border states
     project(u) -> (B, N)                 orthogonal projection on what it holds of a state; left out: all of it
     has_adjoint: bool                    False when tendency_adjoint refuses; left out: True when it is there
+    substeps(u, *, correction) -> (S, B)  lengths of the steps that one dt is made of, where its scheme is adaptive; 0 is none
     flow_adjoint(u, lam, *, correction, stride) -> (B, N)
                                          the transpose of the outer step's Jacobian, by the solver's own means
     slot_adjoint(u, lam, *, stride, steady) -> (B, M)
@@ -29,7 +30,7 @@ from trimtab.errors import ConfigError
 from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Tape
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
-from trimtab.torch_solver import TABLEAUX
+from trimtab.torch_stepping import IMEX, TABLEAUX
 
 
 def has_adjoint(solver: Solver) -> bool:
@@ -40,7 +41,7 @@ def has_adjoint(solver: Solver) -> bool:
 
 def has_step(spec: SolverSpec) -> bool:
     """Whether a solver's step is a Runge-Kutta scheme known here, so that its transpose follows from the tableau."""
-    return spec.parameters.get("integrator") in TABLEAUX
+    return spec.parameters.get("integrator") in (*TABLEAUX, *IMEX)
 
 
 def require_adjoint(solver: Solver, variant: str) -> None:
@@ -62,7 +63,7 @@ def require_step(solver: Solver, variant: str) -> None:
     """
     require_adjoint(solver, variant)
     if not has_step(solver.spec):
-        raise ConfigError(f"The gradient {variant!r} transposes the steps {', '.join(TABLEAUX)}, and the solver "
+        raise ConfigError(f"The gradient {variant!r} transposes the steps {', '.join((*TABLEAUX, *IMEX))}, and the solver "
                           f"{solver.spec.solver} steps otherwise: use \"euler\" or \"static\".")
 
 
@@ -114,8 +115,11 @@ class HybridStep:
         kappa_i = dt (b_i lambda + sum_j a_ji eta_j),   eta_i = (dF/du(y_i))^T kappa_i + P (dM/du(y_i))^T kappa_i
         J^T lambda = lambda + sum_i eta_i,   (du'/dtheta)^T lambda = sum_i (dM/dtheta(y_i))^T kappa_i
 
-    for u and lambda that the solver holds (`project`). Source: Hairer, Lubich, Wanner, Geometric Numerical Integration
-    (2006), VI.6; Sandu, ICCS 2006, doi:10.1007/11758549_19.
+    for u and lambda that the solver holds (`project`). A dt that was divided is the product of the steps accepted, whose
+    lengths count as constants: how they would change with the state is left out, which is within the solver's tolerance. They
+    are made again by a run of one dt (`substeps`). Implicit steps: `implicit.py`.
+
+    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.6; Sandu, ICCS 2006, doi:10.1007/11758549_19.
 
     Args:
         tape: the rollout.
@@ -126,7 +130,7 @@ class HybridStep:
         spec = tape.solver.spec
         self.tape, self.dt, self.parameters = tape, spec.dt, parameters
         self.solver: Any = tape.solver
-        self.a, self.b = TABLEAUX[spec.parameters["integrator"]]
+        self.integrator = str(spec.parameters["integrator"])
         self.each_stage = spec.parameters.get("correction_at", "stage") == "stage"
         self.parts: list[Tensor | None] = [None] * len(parameters)
 
@@ -138,7 +142,7 @@ class HybridStep:
         """
         u = self.tape.states[k]
         members, size = u.shape
-        group = max(1, min(CHUNK_STATES, CHUNK_VALUES // size) // len(self.a))
+        group = max(1, min(CHUNK_STATES, CHUNK_VALUES // size) // self.stages)
         parts = [slice(first, first + group) for first in range(0, members, group)]
         return torch.cat([self._transpose_members(u[part] if k else project(self.solver, u[part]), lam[part])
                           for part in parts])
@@ -152,44 +156,80 @@ class HybridStep:
             lam = self._transpose_inner(start, lam)
         return lam
 
-    def _transpose_inner(self, start: Tensor, lam: Tensor) -> Tensor:
-        stages, applied = self._stages(start)
-        etas: list[Tensor] = [lam] * len(stages)
-        held = torch.zeros_like(lam)
-        for i in reversed(range(len(stages))):
-            kappa = self.b[i] * lam
-            for j in range(i + 1, len(stages)):
-                if self.a[j][i]:
-                    kappa = kappa + self.a[j][i] * etas[j]
-            kappa = self.dt * kappa
-            etas[i] = tendency_adjoint(self.solver, stages[i], kappa)
-            if applied and self.each_stage:
-                etas[i] = etas[i] + self._pull(applied[i], kappa)
-            held += kappa
-        if applied and not self.each_stage:
-            lam = lam + self._pull(applied[0], held)
-        return lam + sum(etas)
+    @property
+    def stages(self) -> int:
+        """Stages of a step, each of which keeps a graph of the correction."""
+        return len(TABLEAUX[self.integrator][0])
 
-    def _stages(self, start: Tensor) -> tuple[list[Tensor], list[Applied]]:
-        """The states at which the tendencies are taken, and the correction there."""
+    def _transpose_inner(self, start: Tensor, lam: Tensor) -> Tensor:
+        held = None
+        if self.tape.correction is not None and not self.each_stage:
+            held = Applied(self.tape.correction, start)
+        drift = None if held is None else project(self.solver, held.value)
+        total = torch.zeros_like(lam)
+        for state, dt in reversed(self._pieces(start, drift)):
+            lam, kappas = self._transpose_piece(state, dt, lam, drift)
+            total += kappas
+        return lam if held is None else lam + self._pull(held, total)
+
+    def _pieces(self, start: Tensor, drift: Tensor | None) -> list[tuple[Tensor, float | Tensor]]:
+        """The steps that one dt is made of: the state each begins with, and its length, one number a member."""
+        if self.integrator != "dopri5" and self.integrator not in IMEX:
+            return [(start, self.dt)]
+        sizes = _tensor(self.solver.substeps(start, correction=self.tape.correction))[..., None]
+        pieces: list[tuple[Tensor, float | Tensor]] = [(start, sizes[0])]
+        for dt in sizes[1:]:
+            pieces.append((self._end(*pieces[-1], drift), dt))
+        return pieces
+
+    def _end(self, start: Tensor, dt: float | Tensor, drift: Tensor | None) -> Tensor:
+        """The state after one explicit step."""
+        _, slopes, _ = self._stages(start, dt, drift, every=True)
+        b = TABLEAUX[self.integrator][1]
+        return start + dt * sum(w * slope for w, slope in zip(b, slopes, strict=True) if w)
+
+    def _transpose_piece(
+        self, start: Tensor, dt: float | Tensor, lam: Tensor, drift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One explicit step, transposed; and the sum of the kappas, which a held correction wants."""
+        a, b = TABLEAUX[self.integrator]
+        stages, _, applied = self._stages(start, dt, drift)
+        etas: list[Tensor] = [lam] * len(stages)
+        total = torch.zeros_like(lam)
+        for i in reversed(range(len(stages))):
+            kappa = b[i] * lam
+            for j in range(i + 1, len(stages)):
+                if a[j][i]:
+                    kappa = kappa + a[j][i] * etas[j]
+            kappa = dt * kappa
+            etas[i] = tendency_adjoint(self.solver, stages[i], kappa)
+            if applied:
+                etas[i] = etas[i] + self._pull(applied[i], kappa)
+            total += kappa
+        return lam + sum(etas), total
+
+    def _stages(
+        self, start: Tensor, dt: float | Tensor, drift: Tensor | None, every: bool = False
+    ) -> tuple[list[Tensor], list[Tensor], list[Applied]]:
+        """The states at which the tendencies are taken, these (the last when `every`), and the correction there if not held."""
         stages: list[Tensor] = []
         applied: list[Applied] = []
         slopes: list[Tensor] = []
-        correction = self.tape.correction
-        for row in self.a:
+        a, _ = TABLEAUX[self.integrator]
+        for row in a:
             stage = start
-            for a, slope in zip(row, slopes, strict=True):
-                if a:
-                    stage = stage + (self.dt * a) * slope
+            for weight, slope in zip(row, slopes, strict=True):
+                if weight:
+                    stage = stage + (dt * weight) * slope
             stages.append(stage)
-            if correction is not None and (self.each_stage or not applied):
-                applied.append(Applied(correction, stage))
-            if len(stages) < len(self.a):
+            if self.tape.correction is not None and self.each_stage:
+                applied.append(Applied(self.tape.correction, stage))
+            if every or len(stages) < len(a):
                 slope = _tensor(self.solver.tendency(stage))
                 if applied:
                     slope = slope + project(self.solver, applied[-1].value)
-                slopes.append(slope)
-        return stages, applied
+                slopes.append(slope if drift is None else slope + drift)
+        return stages, slopes, applied
 
     def _pull(self, applied: Applied, kappa: Tensor) -> Tensor:
         eta, parts = applied.transpose(kappa, self.parameters)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from trimtab.gradient.adjoint import HybridStep, require_step
+from trimtab.gradient.adjoint import require_step
 from trimtab.gradient.base import StepGradient, Tape
+from trimtab.gradient.implicit import hybrid_step
 from trimtab.solver import Solver
 
 
@@ -39,5 +40,5 @@ class DiscreteGradient(StepGradient):
         self, tape: Tape, k: int, lam: Tensor, parameters: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor | None]]:
         """See `StepGradient.transpose`."""
-        step = HybridStep(tape, parameters)
+        step = hybrid_step(tape, parameters)
         return step.transpose(k, lam), step.parts

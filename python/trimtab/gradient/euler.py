@@ -16,7 +16,7 @@ class EulerEGA(QuadratureEGA):
 
     The paper's "first-order Jacobian". The error is O(h^2) at a fixed number of steps and O(h) at a fixed horizon. The
     quadrature reaches no further than that: the Jacobian itself is first order. It is unstable where explicit Euler with
-    the outer step is; `tangent` has the solver's own stability at about four times the cost.
+    the outer step is, and so useless on a stiff solver; `tangent` has the solver's own stability at about four times the cost.
 
     Args:
         quadrature: see `quadrature.py`.

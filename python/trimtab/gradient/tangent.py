@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
-from trimtab.gradient.adjoint import HybridStep, has_adjoint, has_step
+from trimtab.gradient.adjoint import has_adjoint, has_step
 from trimtab.gradient.base import Tape
+from trimtab.gradient.implicit import hybrid_step
 from trimtab.gradient.quadrature import QuadratureEGA
 from trimtab.networks import network_dtype
 from trimtab.solver import Solver
@@ -24,9 +25,9 @@ class TangentEGA(QuadratureEGA):
     """J_k is the Jacobian of the outer step, of physics and correction together, to round-off.
 
     From what the solver offers, the first that is there:
-    its own `flow_adjoint`; the transpose of its Runge-Kutta scheme (`adjoint.HybridStep`) from its `tendency_adjoint`, any
-    stride, the correction at each stage or once a step; or, up to 64 components, central differences of forward runs, about
-    which a warning is given once a solver.
+    its own `flow_adjoint`; the transpose of its Runge-Kutta scheme (`adjoint.HybridStep`; explicit, adaptive or
+    implicit) from its `tendency_adjoint`, any stride, the correction at each stage or once a step; or, up to 64 components,
+    central differences of forward runs, about which a warning is given once a solver.
 
     The gradient by u_0 then is exact; that by theta has the error of the sum over the window alone: O(h^2) at a fixed number
     of steps; at a fixed horizon O(h) with `quadrature="left"` (the paper), O(h^2) with "trapezoid", and with "gregory" and
@@ -66,7 +67,7 @@ class TangentEGA(QuadratureEGA):
             answer = solver.flow_adjoint(tape.states[k], lam, correction=tape.correction, stride=tape.stride)
             return torch.as_tensor(answer)
         if has_adjoint(tape.solver) and has_step(tape.solver.spec):
-            return HybridStep(tape).transpose(k, lam)
+            return hybrid_step(tape).transpose(k, lam)
         return _finite_differences(tape, k, lam)
 
 

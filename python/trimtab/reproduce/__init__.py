@@ -22,6 +22,8 @@ RESULTS: tuple[str, ...] = (
     "qg",
     "map",
     "lorenz96",
+    "burgers",
+    "stepping",
 )
 
 
