@@ -22,9 +22,9 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 ROWS = (
     ("errors",),
     ("networks", "state", "sections", "config", "files"),
-    ("window", "solver", "correction"),
+    ("window", "solver", "correction", "observation"),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table"),
-    ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
+    ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "records", "climate", "closures"),
     ("offline", "online", "evaluation"),
     ("trainer", "scoring", "figures", "terminal"),
     ("deploy", "report", "gradient_report"),

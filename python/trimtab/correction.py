@@ -117,7 +117,8 @@ class Correction(nn.Module):
 
         Args:
             states: (M, N) float64, numpy or torch.
-            tendencies: (M, N) in the state's unit per unit of time; None leaves the output scale as it is.
+            tendencies: (M, N) in the state's unit per unit of time, NaN for components whose tendency nobody knows; None leaves
+                the output scale as it is.
 
         Raises:
             InputError: an input or a tendency that does not vary, so that no scale can be found.
@@ -128,8 +129,8 @@ class Correction(nn.Module):
         self.input_scale.copy_(_spread("input", values.std(1)))
         if tendencies is not None:
             t = torch.as_tensor(tendencies).to(self.input_mean.device, torch.float64)
-            spread = t.square().mean().sqrt().reshape(1) if self.grid else t.square().mean(0).sqrt()
-            # A component whose tendency needs no correction still gets a scale, the largest's, so that nothing divides by 0.
+            spread = t.square().nanmean().sqrt().reshape(1) if self.grid else t.square().nanmean(0).sqrt().nan_to_num(0.0)
+            # A component without a tendency, or with one that needs no correction, gets the largest scale: nothing divides by 0.
             self.output_scale.copy_(torch.where(spread > 0, spread, _spread("tendency", spread.max())))
 
     def _features(self, u: Tensor) -> Tensor:

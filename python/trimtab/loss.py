@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,13 +25,15 @@ def alive(states: Tensor) -> Tensor:
     return torch.isfinite(states[-1]).all(dim=1)
 
 
-def mean_square(states: Tensor, truth: Tensor, leads: Sequence[int] = ()) -> Tensor:
-    """Mean square difference over lead times, members that stayed finite, and components.
+def mean_square(states: Tensor, truth: Tensor, leads: Sequence[int] = (), components: np.ndarray | None = None) -> Tensor:
+    """Mean square difference over lead times, members that stayed finite, and observed components.
 
     Args:
         states: (K+1, B, N) float64, a rollout.
         truth: (L, B, N) float64, the targets at the lead times, in the same unit.
         leads: (L,) lead times in outer steps; empty for 1 to K.
+        components: (M,) int64, those of the N that are observed (`Observation.components`); None for all. No other enters the
+            loss, whatever stands in the targets there.
 
     Returns:
         () float64, in the square of the state's unit; NaN when no member stayed finite.
@@ -45,4 +48,7 @@ def mean_square(states: Tensor, truth: Tensor, leads: Sequence[int] = ()) -> Ten
     kept = alive(states)
     if not kept.all():
         chosen, truth = chosen[:, kept], truth[:, kept]
+    if components is not None:
+        observed = torch.from_numpy(components)
+        chosen, truth = chosen[..., observed], truth[..., observed]
     return (chosen - truth).square().mean()

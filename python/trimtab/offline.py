@@ -25,7 +25,8 @@ class Labels:
     """States of the truth and the tendency the solver misses there, (truth(t + T) - Psi(truth(t))) / T.
 
     Psi is the solver alone, run for the time T: the outer step h, or with sparse targets the multiple of h at which the
-    next snapshot comes.
+    next snapshot comes. With an observation operator: (y(t + T) - Psi(u_0)) / T from the windows' initial states u_0, with the
+    noise of y over T in it, and no label, NaN, for a component that is not observed.
 
     Args:
         solver: without correction.
@@ -36,7 +37,7 @@ class Labels:
 
     def __init__(self, solver: Solver, windows: Windows, stride: int, *, keep: bool):
         self.solver, self.windows, self.stride, self.keep = solver, windows, stride, keep
-        self.outer = windows.targets.gap
+        self.outer, self.observed = windows.targets.gap, windows.targets.observation.components
         self._all: np.ndarray | None = None
 
     def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +47,8 @@ class Labels:
             indices: (B,) int.
 
         Returns:
-            (B', N) float64 states and (B', N) float64 labels in the state's unit per unit of time, B' <= B.
+            (B', N) float64 states and (B', N) float64 labels in the state's unit per unit of time, B' <= B; labels are NaN for
+            components that are not observed.
         """
         if self._all is None and self.keep:
             everything = np.arange(len(self.windows))
@@ -55,14 +57,15 @@ class Labels:
         if self._all is None:
             states, labels = self._compute(indices)
         else:
-            states, labels = self.windows.batch(indices, (0,))[0], self._all[indices]
-        finite = np.isfinite(labels).all(axis=1)
+            states, labels = self.windows.start(indices), self._all[indices]
+        finite = np.isfinite(labels if self.observed is None else labels[:, self.observed]).all(axis=1)
         return (states, labels) if finite.all() else (states[finite], labels[finite])
 
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        start, end = self.windows.batch(indices, (0, self.outer))
+        start, end = self.windows.start(indices), self.windows.observe(indices, (self.outer,))[0]
         window = self.solver.advance(start, 1, stride=self.stride * self.outer, on_blow_up="mark")
-        project = getattr(self.solver, "project", None)  # waves that the solver drops are nothing that it misses
+        # Waves that the solver drops are nothing that it misses; of a part of the field nobody can tell them.
+        project = getattr(self.solver, "project", None) if self.observed is None else None
         return start, ((end if project is None else project(end)) - window.states[1]) / window.h
 
 
@@ -144,4 +147,6 @@ class Offline(Phase):
     def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
         states, labels = (torch.from_numpy(one) for one in source.get(indices))
         misfit = (self.correction(states) - labels) / self.correction.output_scale
+        if source.observed is not None:
+            misfit = misfit[:, torch.from_numpy(source.observed)]
         return misfit.square().mean(), len(indices) - len(states)

@@ -23,7 +23,7 @@ VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
 
 
 class Online(Phase):
-    """Rollouts with a gradient variant, mean square over the chosen lead times.
+    """Rollouts with a gradient variant, mean square over the chosen lead times and what is observed there.
 
     Args:
         config: [training].
@@ -44,6 +44,7 @@ class Online(Phase):
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
+        self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
     def size(self, epoch: int) -> int:
@@ -71,7 +72,8 @@ class Online(Phase):
         start, truth = self._batch(self.windows[steps], indices, self.leads[steps])
         states = rollout(self.solver, self.correction, start, steps, gradient=self.gradient, stride=config.stride,
                          on_blow_up="mark" if config.on_blow_up == "drop" else "raise")
-        return mean_square(states, truth, self._chosen(steps)), len(indices) - int(alive(states).sum())
+        loss = mean_square(states, truth, self._chosen(steps), self.observed)
+        return loss, len(indices) - int(alive(states).sum())
 
     @torch.no_grad()
     def validate(self, boundary: Callable[[], None]) -> tuple[float, int]:
@@ -86,7 +88,8 @@ class Online(Phase):
             window = self.solver.advance(start, steps, correction=self.correction, stride=stride, on_blow_up="mark")
             finite = int(window.alive.sum())
             if finite:
-                total += finite * float(mean_square(torch.from_numpy(window.states), truth, self._chosen(steps)))
+                states = torch.from_numpy(window.states)
+                total += finite * float(mean_square(states, truth, self._chosen(steps), self.observed))
             count, dropped = count + finite, dropped + start.shape[0] - finite
         return total / count if count else float("nan"), dropped
 
@@ -96,6 +99,5 @@ class Online(Phase):
 
     @staticmethod
     def _batch(windows: Windows, indices: np.ndarray, leads: list[int]) -> tuple[Tensor, Tensor]:
-        """Initial states (B, N) and truth (L, B, N)."""
-        states = torch.from_numpy(windows.batch(indices, (0, *leads)))
-        return states[0], states[1:]
+        """Initial states (B, N) and what is observed of the truth (L, B, N)."""
+        return torch.from_numpy(windows.start(indices)), torch.from_numpy(windows.observe(indices, leads))

@@ -259,7 +259,7 @@ class Trainer:
         get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
         path = make_reference(experiment, self.solver.spec, open_solver=self._opener, progress=self.progress)
         h = experiment.training.stride * self.solver.spec.dt
-        self.targets = Targets(path, self.solver.spec, experiment.reference, h)
+        self.targets = Targets(path, self.solver.spec, experiment.reference, h, experiment.observation)
         log.info("%s: %d runs of %d snapshots, %g apart; h = %g", path, *self.targets.shape[:2],
                  self.targets.interval, h)
 
