@@ -123,9 +123,9 @@ class Estimate:
                               f"{spec.solver} have {spec.size}: use start = \"truth\".")
         plane = len(spec.fields) == 1 and len(spec.fields[0].shape) == 2
         if not plane and len(climate) < 2 * spec.size:
-            raise ConfigError(f"observation.start = \"observed\" needs the covariance of {spec.size} components, and takes it "
-                              f"from {len(climate)} states: raise observation.climate_states to {2 * spec.size} or more, and give "
-                              "training runs that hold as many.")
+            raise ConfigError(f"observation.start = \"observed\" needs the covariance of {spec.size} components, and takes "
+                              f"it from {len(climate)} states: raise observation.climate_states to {2 * spec.size} or "
+                              "more, and give training runs that hold as many.")
         self.seen = observation.seen
         self.mean = climate.mean(0)
         anomalies = climate - self.mean
