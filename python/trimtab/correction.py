@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The correction: network + normalisation + what the state is -> an additive tendency in physical units.
+"""The correction: network + normalisation + what the state is -> an additive tendency, or a coefficient, in physical units.
 
 Features that follow from the state are computed here, in torch, so that autograd sees them.
 """
@@ -20,11 +20,12 @@ FEATURES = ("q", "psi", "u", "v")
 
 
 class Correction(nn.Module):
-    """M_theta: a network in normalised units, as a tendency of the solver's state.
+    """M_theta: a network in normalised units, as a tendency of the solver's state, or P_theta: as a coefficient of it.
 
     On a grid (one field of two dimensions) the network sees (B, C, y, x), one channel a feature, and returns
-    (B, 1, y, x); otherwise it sees and returns (B, N). The network works in its own precision (float32 is the normal
-    case); states come and tendencies go in the precision of the caller.
+    (B, 1, y, x); otherwise it sees (B, N) and returns (B, N). Where the solver's slot takes a coefficient
+    (`SolverSpec.coefficient`), it returns (B, 1, y, x) for one on the solver's grid, else (B, M). The network works in its own
+    precision (float32 is the normal case); states come and tendencies go in the precision of the caller.
 
     Args:
         network: any torch module.
@@ -34,7 +35,7 @@ class Correction(nn.Module):
         input_mean, input_scale: one number a channel (or component), or one for all; the network sees
             (input - mean) / scale.
         output_scale: one number a component, or one for all; the tendency is scale * output, in the state's unit per
-            unit of time.
+            unit of time, or the coefficient in its own.
 
     Raises:
         ConfigError: unknown features, features without a grid, a normalisation of another length or a scale of 0.
@@ -61,7 +62,9 @@ class Correction(nn.Module):
         if self.features and not self.grid:
             raise ConfigError(f"The solver {spec.solver} has no grid: leave features empty, the network sees the state.")
         channels = len(self.features) if self.grid else self.size
-        outputs = 1 if self.grid else self.size
+        self.outputs = spec.outputs
+        self.one_map = bool(self.grid) and (spec.coefficient is None or spec.coefficient.shape == self.grid)
+        outputs = 1 if self.one_map else self.outputs
         dtype = network_dtype(network)
         self.register_buffer("input_mean", _numbers("input_mean", input_mean, channels, dtype))
         self.register_buffer("input_scale", _numbers("input_scale", input_scale, channels, dtype))
@@ -84,17 +87,17 @@ class Correction(nn.Module):
             u: (B, N) states, float32 or float64.
 
         Returns:
-            (B, N) tendency in physical units, dtype of u.
+            (B, N) tendency, or (B, M) coefficient, in physical units, dtype of u.
 
         Raises:
             InputError: the network's output has another shape.
         """
         output = self.network(self.inputs(u))
-        expected = (u.shape[0], 1, *self.grid) if self.grid else u.shape
+        expected = (u.shape[0], 1, *self.grid) if self.grid and self.one_map else (u.shape[0], self.outputs)
         if output.shape != expected:
             raise InputError(f"The network returned shape {tuple(output.shape)}; "
                              f"the correction needs {tuple(expected)}: mend the network's last layer.")
-        return (output.reshape(u.shape) * self.output_scale).to(u.dtype)
+        return (output.reshape(u.shape[0], self.outputs) * self.output_scale).to(u.dtype)
 
     def inputs(self, u: Tensor) -> Tensor:
         """What the network sees: features of the states, normalised.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Networks that come with trimtab, and the door for any other: torch modules in normalised units.
 
-A network knows no solver. It maps (B, N) to (B, N), or on a grid (B, channels, y, x) to (B, 1, y, x).
+A network knows no solver. It maps (B, N) to (B, N), or on a grid (B, channels, y, x) to (B, 1, y, x); what answers a coefficient
+maps to its length. `output` keeps a coefficient positive.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
 
@@ -25,41 +26,55 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+class Exp(nn.Module):
+    """e^x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
+        return x.exp()
+
+
+OUTPUTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {"linear": (), "softplus": (nn.Softplus,), "exp": (Exp,)}
+
+
 class MLP(nn.Sequential):
-    """Fully connected layers with a linear output; (B, sizes[0]) -> (B, sizes[-1]).
+    """Fully connected layers; (B, sizes[0]) -> (B, sizes[-1]).
 
     Args:
         sizes: width of each layer, the input's first.
         activation: "tanh", "relu", "gelu" or "silu", after every layer but the last.
+        output: after the last layer: "linear", or "softplus" or "exp", which are positive.
 
     Raises:
-        ConfigError: fewer than two sizes, a size below 1, an unknown activation.
+        ConfigError: fewer than two sizes, a size below 1, an unknown activation or output.
     """
 
-    def __init__(self, sizes: Sequence[int] = (3, 32, 32, 3), activation: str = "tanh"):
+    def __init__(self, sizes: Sequence[int] = (3, 32, 32, 3), activation: str = "tanh", output: str = "linear"):
         _check_widths("MLP: sizes", sizes)
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise(sizes):
             layers += [nn.Linear(width, following), _activation(activation)]
-        super().__init__(*layers[:-1])
+        super().__init__(*layers[:-1], *_output(output))
 
 
 class PeriodicCNN(nn.Sequential):
-    """Convolutions on a doubly periodic grid with a linear output; (B, channels[0], y, x) -> (B, channels[-1], y, x).
+    """Convolutions on a doubly periodic grid; (B, channels[0], y, x) -> (B, channels[-1], y, x).
 
     Args:
         channels: channels of each layer, the input's first.
         kernel: odd width of every square kernel, in grid points.
         activation: "relu", "tanh", "gelu" or "silu", after every layer but the last.
+        output: see `MLP`.
 
     Raises:
-        ConfigError: fewer than two entries in channels, an even kernel, an unknown activation.
+        ConfigError: fewer than two entries in channels, an even kernel, an unknown activation or output.
 
     Source:
         The architecture of Guan et al., arXiv 2201.07347, with circular padding (11 layers of 5x5, 64 channels there).
     """
 
-    def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int = 5, activation: str = "relu"):
+    def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int = 5, activation: str = "relu",
+                 output: str = "linear"):
         _check_widths("PeriodicCNN: channels", channels)
         if kernel < 1 or kernel % 2 == 0:
             raise ConfigError(f"PeriodicCNN: kernel = {kernel} must be odd, so that the output stays on the grid.")
@@ -67,10 +82,35 @@ class PeriodicCNN(nn.Sequential):
         for width, following in itertools.pairwise(channels):
             convolution = nn.Conv2d(width, following, kernel, padding=kernel // 2, padding_mode="circular")
             layers += [convolution, _activation(activation)]
-        super().__init__(*layers[:-1])
+        super().__init__(*layers[:-1], *_output(output))
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN}
+class Unknowns(nn.Module):
+    """Parameters that do not depend on the state: an unknown number or field, to be found as it is; (B, ...) -> (B, *shape).
+
+    Args:
+        shape: of what it answers: [M], or [1, y, x] on a grid.
+        initial: value of every parameter at the beginning, before `output`.
+        uniform: one parameter for all of the shape, in place of one each.
+        output: see `MLP`.
+
+    Raises:
+        ConfigError: a length below 1, an unknown output.
+    """
+
+    def __init__(self, shape: Sequence[int] = (1,), initial: float = 0.0, uniform: bool = False, output: str = "linear"):
+        super().__init__()
+        if len(shape) < 1 or any(length < 1 for length in shape):
+            raise ConfigError(f"Unknowns: shape = {list(shape)} must be positive numbers.")
+        self.shape, self.output = tuple(shape), nn.Sequential(*_output(output))
+        self.values = nn.Parameter(torch.full((1,) * len(self.shape) if uniform else self.shape, float(initial)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The same for every state, (B, *shape)."""
+        return self.output(self.values).expand(inputs.shape[0], *self.shape)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "Unknowns": Unknowns}
 
 
 def build_network(name: str, **options: Any) -> nn.Module:
@@ -117,6 +157,12 @@ def network_dtype(module: nn.Module) -> torch.dtype:
 def _check_widths(what: str, widths: Sequence[int]) -> None:
     if len(widths) < 2 or any(width < 1 for width in widths):
         raise ConfigError(f"{what} = {list(widths)} must be at least two positive numbers, input and output.")
+
+
+def _output(name: str) -> list[nn.Module]:
+    if name not in OUTPUTS:
+        raise ConfigError(f"Unknown output {name!r}; give one of {', '.join(OUTPUTS)}.")
+    return [kind() for kind in OUTPUTS[name]]
 
 
 def _activation(name: str) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab.correction import Correction
+from trimtab.errors import ConfigError
 from trimtab.phase import Phase, cosine
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.solver import Solver
@@ -94,12 +95,17 @@ class Offline(Phase):
         config: [offline].
         training: [training], whose seed, window and stride count.
         solver, correction, targets: what is trained, and on what.
+
+    Raises:
+        ConfigError: a solver whose slot takes a coefficient.
     """
 
     name = "offline"
 
     def __init__(self, config: OfflineConfig, training: TrainingConfig, solver: Solver, correction: Correction,
                  targets: Targets):
+        if solver.spec.coefficient is not None:
+            raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
         self.config, self.correction = config, correction
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
         self.labels, self.held_out = (

@@ -50,6 +50,8 @@ class SolverSpec:
         fields: the fields, in the order in which the flat state holds them.
         time_units: unit of time; "1" when non-dimensional.
         parameters: the parameters in force, by name.
+        coefficient: what the slot takes when that is a coefficient of the solver's own tendency, with its shape and unit;
+            None when it is the tendency of the state.
     """
 
     solver: str
@@ -58,11 +60,17 @@ class SolverSpec:
     fields: tuple[Field, ...]
     time_units: str = "1"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    coefficient: Field | None = None
 
     @property
     def size(self) -> int:
         """Length N of one state."""
         return sum(one.size for one in self.fields)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers M that the slot takes for one state."""
+        return self.size if self.coefficient is None else self.coefficient.size
 
     @property
     def grid(self) -> tuple[int, ...]:

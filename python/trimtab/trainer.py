@@ -334,6 +334,7 @@ class Trainer:
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
         return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.solver.spec),
+                "coefficient": self.solver.spec.coefficient and self.solver.spec.coefficient.name,
                 "correction": weights, "progress": asdict(self.at), "history": self.records.history, **self._provenance}
 
 

@@ -29,7 +29,8 @@ class Callback:
     """A C function pointer over a torch module.
 
     Args:
-        module: (B, N) -> (B, N) in float32 or float64; tendencies in the state's unit per unit of time.
+        module: (B, N) -> (B, M) in float32 or float64: tendencies in the state's unit per unit of time, or coefficients.
+        outputs: M; 0 for N, a tendency.
 
     Attributes:
         address: of the C function.
@@ -40,8 +41,8 @@ class Callback:
         ConfigError: the module works in neither float32 nor float64.
     """
 
-    def __init__(self, module: nn.Module):
-        self.module = module
+    def __init__(self, module: nn.Module, outputs: int = 0):
+        self.module, self.outputs = module, outputs
         self.dtype = network_dtype(module)
         if self.dtype not in _KINDS:
             raise ConfigError(f"The network works in {self.dtype}; a solver's slot takes float32 or float64: "
@@ -53,7 +54,7 @@ class Callback:
 
     def _make_call(self) -> Callable[[int, int, int, float], int]:
         """The function behind the pointer: what it needs stands in a closure, where it is reached fastest."""
-        module, dtype, conform = self.module, self.dtype, self._conform
+        module, dtype, conform, outputs = self.module, self.dtype, self._conform, self.outputs
         ready: dict[int, Tensor] = {}
         states, answer = torch.empty(0, 0), torch.empty(0, 0)
         shape, last, length, count = states.shape, 0, 0, 0
@@ -63,23 +64,25 @@ class Callback:
             nonlocal states, answer, shape, last, length, count
             if address != last or n != length or members != count:
                 states = _view(ready, address, n, members, dtype)
-                shape, last, length, count = states.shape, address, n, members
+                shape, last, length, count = torch.Size((members, outputs or n)), address, n, members
             answer = module(states)
             if type(answer) is not Tensor or answer.shape != shape or answer.dtype is not dtype \
                     or not answer.is_contiguous() or not answer.is_cpu:
-                answer = conform(answer, states)
+                answer = conform(answer, states, shape)
             return answer.data_ptr()  # `answer` lives in the closure until the next call
 
         return call
 
-    def _conform(self, answer: Any, states: Tensor) -> Tensor:
+    def _conform(self, answer: Any, states: Tensor, shape: torch.Size) -> Tensor:
         if not isinstance(answer, Tensor):
             raise CorrectionError(f"The correction returned a {type(answer).__name__}; it must return a tensor.")
-        if answer.shape != states.shape:
+        if answer.shape != shape:
+            what = "coefficient" if self.outputs else "tendency"
             raise CorrectionError(f"The correction returned shape {tuple(answer.shape)} for states of shape "
-                                  f"{tuple(states.shape)}; it must return one tendency a state, nothing is broadcast.")
+                                  f"{tuple(states.shape)}; it must return one {what} a state, {tuple(shape)}, nothing is "
+                                  "broadcast.")
         if not answer.dtype.is_floating_point:
-            raise CorrectionError(f"The correction returned {answer.dtype}; a tendency is {states.dtype}.")
+            raise CorrectionError(f"The correction returned {answer.dtype}; the solver takes {states.dtype}.")
         return answer.to("cpu", states.dtype).contiguous()
 
 
