@@ -16,7 +16,7 @@ MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3 and Pytho
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test setup system lint bench clean help
+.PHONY: demo test setup system lint bench reproduce clean help
 
 help:           ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -35,6 +35,9 @@ lint: setup     ## ruff, mypy, fortitude
 
 bench: setup build/bench/pyqg/.ready ## ratios and medians; see tests/bench
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/run.py
+
+reproduce: setup ## the paper's results and ours, tables and figures into runs/reproduce; goes on after a kill
+	OMP_NUM_THREADS=1 $(BIN)/trimtab reproduce
 
 # A neighbour to measure against, in an environment of its own: it wants old numpy, cython and setuptools.
 build/bench/pyqg/.ready: Makefile

@@ -28,13 +28,14 @@ ROWS = (
     ("offline", "online", "evaluation"),
     ("trainer", "scoring", "figures", "terminal"),
     ("deploy", "report", "gradient_report"),
+    ("reproduce",),
     ("commands",),
     ("__main__",),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 # Those that open solvers by name do it through the face, `import trimtab`, which opens doors lazily.
-MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "report", "gradient_report", "commands",
-                    "__main__"}
+MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "report", "gradient_report", "reproduce",
+                    "commands", "__main__"}
 
 
 def module_name(path: Path) -> str:

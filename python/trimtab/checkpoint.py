@@ -173,6 +173,27 @@ def load_correction(path: str | Path, spec: SolverSpec) -> Correction:
     return correction.eval()
 
 
+def take_weights(correction: Correction, path: str | Path, spec: SolverSpec) -> None:
+    """Set a correction's weights and normalisation to those of a checkpoint.
+
+    Args:
+        correction: is changed.
+        path: a checkpoint of the same network, features and kind of state.
+        spec: the solver's.
+
+    Raises:
+        CheckpointError: see `load_correction`; or another network or other features.
+    """
+    trained = load_correction(path, spec)
+    try:
+        if trained.features != correction.features:
+            raise RuntimeError(f"it sees {trained.features}")
+        correction.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} holds another network than the experiment's, or one that sees other features: give its "
+                              "[network] and [correction], or another checkpoint.") from error
+
+
 def check_same_experiment(content: dict[str, Any], experiment: Experiment, path: Path) -> None:
     """Refuse to go on with another experiment than a checkpoint's.
 

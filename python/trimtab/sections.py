@@ -221,6 +221,8 @@ class TrainingConfig:
         curriculum: (epoch, window) pairs: from that epoch on (the first is 0), windows of that length; validation
             always uses `window`.
         warm_start: begin from the offline-trained network; else from a fresh one.
+        start_from: a checkpoint (offline.pt or best.pt of another run, of the same network and features) whose weights and
+            normalisation the online phase begins with, in place of an offline phase; empty for none.
         early_stop: epochs without a better validation loss after which to stop; 0 for never.
         validate_windows: validation windows an epoch; 0 for all.
         checkpoint_every: steps between checkpoints; 0 for once an epoch.
@@ -243,6 +245,7 @@ class TrainingConfig:
     loss_at: tuple[int, ...] = ()
     curriculum: tuple[tuple[int, int], ...] = ()
     warm_start: bool = True
+    start_from: str = ""
     early_stop: int = 0
     validate_windows: int = 256
     checkpoint_every: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -68,6 +68,10 @@ class Watch:
                 self.bars = None
             self.stage = ""
 
+    def say(self, line: str) -> None:
+        """A line above the bars."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
     def leave(self, text: str) -> None:
         """The present stage ends before it is done, for the reason given."""
         if self.bars is not None and self.stage:
@@ -115,6 +119,24 @@ def print_scores(table: ScoreTable) -> None:
     console.print(shown)
     for note in filter(None, (*table.notes, table.comparison())):
         console.print(note, highlight=False)
+
+
+def print_checks(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Figures against what is expected of them, on standard output.
+
+    Args:
+        title: above the table.
+        rows: what, measured, expected, verdict, source.
+    """
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("figure", "measured", "expected", "verdict", "source"):
+        shown.add_column(name, justify="right" if name == "measured" else "left")
+    for row in rows:
+        shown.add_row(*(Text(one, style="bold" if one == "outside" else "") for one in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
+    console.print(shown)
 
 
 def print_pairs(title: str, pairs: dict[str, str]) -> None:

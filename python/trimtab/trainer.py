@@ -18,7 +18,7 @@ import torch
 import trimtab
 from trimtab import checkpoint
 from trimtab.config import Experiment, dump_experiment, load_experiment
-from trimtab.errors import CheckpointError, SolverError
+from trimtab.errors import CheckpointError, ConfigError, SolverError
 from trimtab.files import only_writer, replacing
 from trimtab.gradient import get_gradient
 from trimtab.offline import Offline, fit_normalisation
@@ -256,6 +256,8 @@ class Trainer:
         experiment, opener = self.experiment, self._opener or trimtab.open_solver
         self.solver = opener(experiment.solver.name, **experiment.solver.options)
         checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
+        if experiment.training.start_from and experiment.offline.steps:
+            raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")
         get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
         path = make_reference(experiment, self.solver.spec, open_solver=self._opener, progress=self.progress)
         h = experiment.training.stride * self.solver.spec.dt
@@ -273,7 +275,9 @@ class Trainer:
             np.random.seed(seed)  # noqa: NPY002  a user's network may draw from the global generator
         self.correction = checkpoint.build_correction(experiment, self.solver.spec)
         if saved is None:
-            if not experiment.correction.input_mean:
+            if experiment.training.start_from:
+                checkpoint.take_weights(self.correction, experiment.training.start_from, self.solver.spec)
+            elif not experiment.correction.input_mean:
                 fit_normalisation(self.correction, self.solver, self.targets, experiment.training)
             self.at.phase = "offline" if experiment.offline.steps else "online"
             self.optimiser = self._new_optimiser()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Every result runs from end to end in its quick form, goes on after a kill, and says what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal
+
+import pytest
+
+from trimtab.__main__ import main
+from trimtab.config import load_experiment
+from trimtab.errors import DataError
+from trimtab.reference import silent
+from trimtab.reproduce import RESULTS, result
+from trimtab.reproduce.pieces import Pieces, Stopped
+from trimtab.reproduce.runner import markdown, reproduce
+from trimtab.reproduce.table import Check, Column, Table, read_table
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_every_result_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    said = []
+    (table,) = reproduce([name], tmp_path, quick=True, announce=said.append)
+    assert said == [f"{name}: {result(name).TEXT}; quick: seconds"] and result(name).MINUTES > 0
+    assert table.name == name and table.quick and table.rows and table.checks
+    assert all(table.verdict(check) == "not judged" for check in table.checks)
+    assert all((tmp_path / name / figure).read_bytes().startswith(b"\x89PNG") for figure in table.figures) and table.figures
+    keys = [column.key for column in table.columns]
+    assert all(set(row) <= set(keys) for row in table.rows)
+    page = (tmp_path / "index.html").read_text()
+    assert name in page and page.count("data:image/png;base64,") == len(table.figures)
+    # Again: from the pieces, and nothing is computed or trained anew.
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / name).glob("*.json") if path.name != "table.json"}
+    (again,) = reproduce([name], tmp_path, quick=True)
+    assert kept and kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert again.to_json() == table.to_json()
+
+
+def test_checks():
+    def check(measured, rule="within", tolerance=0.1):
+        return Check("it", measured, 2.0, rule, tolerance)
+
+    assert check(2.19).holds and check(1.81).holds and not check(2.21).holds and not check(math.nan).holds
+    assert check(2.1, "at most").holds and not check(2.3, "at most").holds and not check(math.nan, "at most").holds
+    assert check(1.9, "at least").holds and not check(1.7, "at least").holds and not check(math.nan, "at least").holds
+    assert not check(2.1, "at most", 0.0).holds
+    assert [check(0.0, rule).allowed for rule in ("within", "at most")] == ["2 ± 10%", "at most 2 (10%)"]
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    table = Table("one", "a title", (Column("a", "A", "s"), Column("b", "B")), ({"a": 1.5, "b": "x|y"}, {"a": 2}),
+                  (Check("it", math.nan, 1.0, "at most"), Check("that", 1.0, 1.0)), ("a.png",), ("A note.",))
+    (tmp_path / "table.json").write_text(table.to_json())
+    again = read_table(tmp_path / "table.json")
+    assert again.to_json() == table.to_json()
+    assert [again.verdict(one) for one in again.checks] == ["outside", "within"]
+    assert again.to_csv() == "a,b\n1.5,x|y\n2,\n" and "| 1.5 | x\\|y |" in markdown(again) and "| 2 | – |" in markdown(again)
+    quick = dataclasses.replace(again, quick=True)
+    assert quick.verdict(quick.checks[0]) == "not judged"
+    (tmp_path / "table.json").write_text(table.to_json()[:-30])
+    with pytest.raises(DataError, match=r"table\.json is not the table of a result"):
+        read_table(tmp_path / "table.json")
+
+
+def test_pieces_are_computed_once_for_the_same_settings(tmp_path):
+    calls, told = [], []
+
+    def compute(value):
+        return lambda: calls.append(value) or {"value": value, "pair": (1, math.inf)}
+
+    def ask(value, **settings):
+        return Pieces(tmp_path, lambda *told_of: told.append(told_of), 2, "it").get("one", settings, compute(value))
+
+    assert ask(1, n=1) == ask(2, n=1) == {"value": 1, "pair": [1, math.inf]}
+    assert ask(3, n=2)["value"] == 3
+    (tmp_path / "one.json").write_text("{")
+    assert ask(4, n=2)["value"] == 4
+    assert calls == [1, 3, 4] and told[0] == (0.0, "it: one")
+    with pytest.raises(ZeroDivisionError):
+        Pieces(tmp_path, lambda *_: None, 1, "it").get("two", {}, lambda: 1 / 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json"]
+
+
+def test_a_training_that_is_stopped_goes_on(tmp_path, monkeypatch):
+    """SIGTERM in the middle of a training: saved, the exit code of the signal, and the same numbers as without."""
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    experiment = load_experiment("lorenz63", ["training.epochs=3", "training.steps_per_epoch=4", "reference.snapshots=1200"])
+
+    def train(folder, progress):
+        folder.mkdir(exist_ok=True)
+        return Pieces(folder, progress, 1, "it").train("a", experiment, lambda trainer, result: {
+            "sum": sum(one.sum().item() for one in trainer.correction.parameters())})
+
+    def stop(share, text):
+        if "online" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path / "cut", stop)
+    assert stopped.value.exit_code == 143
+    cut, whole = (train(tmp_path / name, silent) for name in ("cut", "whole"))
+    assert cut["sum"] == whole["sum"] and cut["best_validation"] == whole["best_validation"] and cut["online_seconds"] > 0
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    assert main(["reproduce", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed and result(name).TEXT[:20] in listed for name in RESULTS) and "of one core" in listed
+    assert main(["reproduce", "convergence", "--quick", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "convergence: gradient error" in said.err and "not judged" in said.out and "index.html" in said.out
+    assert main(["reproduce", "nothing"]) == 2
+    assert "There is no result 'nothing' to reproduce; there are convergence" in capsys.readouterr().err
