@@ -20,6 +20,7 @@ RESULTS: tuple[str, ...] = (
     "lorenz63-training",
     "rollout-cost",
     "qg",
+    "sparse",
 )
 
 
