@@ -25,7 +25,7 @@ ROWS = (
     ("window", "solver", "correction", "observation"),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table"),
     ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "records", "climate", "closures"),
-    ("offline", "online", "evaluation"),
+    ("offline", "online", "evaluation", "kalman"),
     ("trainer", "scoring", "figures", "terminal"),
     ("deploy", "report", "gradient_report"),
     ("reproduce",),
