@@ -21,6 +21,7 @@ RESULTS: tuple[str, ...] = (
     "rollout-cost",
     "qg",
     "sparse",
+    "kalman",
 )
 
 
