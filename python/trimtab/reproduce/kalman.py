@@ -5,12 +5,13 @@ Lorenz 63: the paper's 36 parameters, normalised as in `lorenz63-training`, wind
 (four times the parameters; the first ensemble is PyTorch's initialisation and N(0, 0.5^2)), 32 windows an iteration. QG: one
 parameter, a uniform eddy viscosity in the slot (`qg-viscosity` with `uniform`), which the truth has and the core has not.
 
-A solver step is one inner step of one state, forward. Static-EGA's backward pass takes none of them; what it costs is the network's
-derivative, which the inversion does not need. Every row of a system has the same number of solver steps.
+A solver step is one inner step of one state, forward. Static-EGA's backward pass takes none of them; what it costs is the
+network's derivative, which the inversion does not need. Every row of a system has the same number of solver steps.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,8 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
             runs["static"].append(pieces.train(f"{system}-static-{seed}", experiment, _judge))
             settings = {"experiment": system, "seed": seed, "quick": quick, "iterations": iterations,
                         "how": list(INVERSION[system]), "changes": list(CHANGES[system])}
-            how = (members, windows, iterations, spread, deviation)
-            runs["kalman"].append(pieces.get(f"{system}-kalman-{seed}", settings,
-                                             lambda one=experiment, how=how: _inversion(one, *how)))
+            compute = partial(_inversion, experiment, members, windows, iterations, spread, deviation)
+            runs["kalman"].append(pieces.get(f"{system}-kalman-{seed}", settings, compute))
         window = load_experiment(SHIPPED[system], CHANGES[system]).training.window
         found[system] = runs
         for name, several in runs.items():
