@@ -5,6 +5,8 @@ Lorenz 63: the paper's 36 parameters, normalised as in `lorenz63-training`, wind
 (four times the parameters; the first ensemble is PyTorch's initialisation and N(0, 0.5^2)), 32 windows an iteration. QG: one
 parameter, a uniform eddy viscosity in the slot (`qg-viscosity` with `uniform`), which the truth has and the core has not.
 
+Measured: Lorenz 63, validation mean square of three seeds, static 1.9e-6, 6.3e-6, 1.5e-5, the inversion 2.3e-5, 6.4e-5, 8.7e-5.
+
 A solver step is one inner step of one state, forward. Static-EGA's backward pass takes none of them; what it costs is the
 network's derivative, which the inversion does not need. Every row of a system has the same number of solver steps.
 """
@@ -32,7 +34,7 @@ from trimtab.targets import Targets
 from trimtab.trainer import Result, Trainer
 
 TEXT = "ensemble Kalman inversion against Static-EGA at equal solver steps: 36 parameters of Lorenz 63, one of QG"
-MINUTES = 8.0
+MINUTES = 3.0
 SEEDS = 3
 VISCOSITY = 2e-3  # what the truth has more than the core
 # System -> members, windows a batch, iterations, deviation of the first ensemble, deviation of the observations.
@@ -81,8 +83,9 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
     checks = (
         Check("viscosity found by static", viscosity[0], VISCOSITY, "within", 0.02, "the truth's"),
         Check("viscosity found by the inversion", viscosity[1], VISCOSITY, "within", 0.02, "the truth's"),
-        Check("Lorenz 63, validation of the inversion, median", rows[1]["validation"], 1e-3, "at most", 0.0,
-              "prototype: 6e-5 to 1.4e-3"),
+        Check("Lorenz 63, validation of static, median", rows[0]["validation"], 2e-5, "at most", 0.0, "our own run: 6e-6"),
+        Check("Lorenz 63, validation of the inversion, median", rows[1]["validation"], 2e-4, "at most", 0.0,
+              "our own run: 6e-5"),
     )
     return Table("kalman", TEXT, columns, rows, checks, ("kalman.png",), (
         "Validation is the mean square over held-out windows, at the end of the inversion and at the best epoch of static.",),
