@@ -13,7 +13,7 @@ module solver_api
   private
   public :: solver_open, solver_close, solver_size, solver_describe, solver_set_correction, solver_set_interrupt
   public :: solver_python_function, solver_tendency, solver_tendency_adjoint, solver_project, solver_advance, solver_substeps
-  public :: solver_message
+  public :: solver_message, solver_influence, solver_influence_adjoint, solver_influence_state_adjoint
 
   !> An open solver; handles count upwards and are never given twice, so that a stale one is always recognised.
   type :: entry_t
@@ -88,7 +88,8 @@ contains
     call report(status, code)
   end subroutine solver_size
 
-  !> JSON: see hybrid_t.
+  !> JSON: solver, dt, integrator, order, correction_at, n, adjoint, time_units, fields, parameters, and coefficient when the slot
+  !! answers one.
   subroutine solver_describe(handle, text, length, code)
     integer(lk), intent(in) :: handle
     character(8192), intent(out) :: text
@@ -177,6 +178,49 @@ contains
     if (status%ok()) call hybrid%tendency_adjoint(0.0_rk, u, lambda, answer, status)
     call report(status, code)
   end subroutine solver_tendency_adjoint
+
+  !> What a coefficient adds to the tendency, N(u, P) - N(u, 0).
+  subroutine solver_influence(handle, u, coefficient, dudt, code)
+    integer(lk), intent(in) :: handle
+    real(rk), intent(inout), contiguous :: u(:, :)             !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: coefficient(:, :)   !< P (coefficients, members); read, never written
+    real(rk), intent(inout), contiguous :: dudt(:, :)          !< (n, members)
+    integer(ik), intent(out) :: code                           !< STATUS_UNSUPPORTED: the slot answers no coefficient
+    type(status_t) :: status
+    type(hybrid_t), pointer :: hybrid
+    call find(handle, hybrid, status)
+    if (status%ok()) call hybrid%influence(u, coefficient, dudt, status)
+    call report(status, code)
+  end subroutine solver_influence
+
+  !> (dN/dP)^T lambda.
+  subroutine solver_influence_adjoint(handle, u, lambda, answer, code)
+    integer(lk), intent(in) :: handle
+    real(rk), intent(inout), contiguous :: u(:, :)             !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: lambda(:, :)        !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: answer(:, :)        !< (coefficients, members)
+    integer(ik), intent(out) :: code                           !< STATUS_UNSUPPORTED: the slot answers no coefficient
+    type(status_t) :: status
+    type(hybrid_t), pointer :: hybrid
+    call find(handle, hybrid, status)
+    if (status%ok()) call hybrid%influence_adjoint(u, lambda, answer, status)
+    call report(status, code)
+  end subroutine solver_influence_adjoint
+
+  !> The derivative of N(u, P) - N(u, 0) by u at fixed P, transposed and applied to lambda.
+  subroutine solver_influence_state_adjoint(handle, u, coefficient, lambda, answer, code)
+    integer(lk), intent(in) :: handle
+    real(rk), intent(inout), contiguous :: u(:, :)             !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: coefficient(:, :)   !< P (coefficients, members); read, never written
+    real(rk), intent(inout), contiguous :: lambda(:, :)        !< (n, members); read, never written
+    real(rk), intent(inout), contiguous :: answer(:, :)        !< (n, members)
+    integer(ik), intent(out) :: code                           !< STATUS_UNSUPPORTED: the slot answers no coefficient
+    type(status_t) :: status
+    type(hybrid_t), pointer :: hybrid
+    call find(handle, hybrid, status)
+    if (status%ok()) call hybrid%influence_state_adjoint(u, coefficient, lambda, answer, status)
+    call report(status, code)
+  end subroutine solver_influence_state_adjoint
 
   !> What the solver holds of a state or a tendency: an orthogonal projection, the identity for an ODE.
   subroutine solver_project(handle, u, answer, code)

@@ -2,7 +2,8 @@
 !> The slot: the one place where something learned may enter a solver.
 !!
 !! The solver never knows what fills it. An empty slot costs one test and leaves a run bit-identical to one without a slot.
-!! A filled slot hands the states of all members to one C function and adds what that function returns.
+!! A filled slot hands the states of all members to one C function and adds what that function returns, or, where a solver asks
+!! for a coefficient instead of a tendency, hands it to the solver.
 module trimtab_correction
   use, intrinsic :: iso_c_binding, only: c_ptr, c_funptr, c_null_ptr, c_loc, c_f_pointer, c_f_procpointer, c_associated
   use trimtab_kinds, only: rk, sk, ik, lk
@@ -12,7 +13,8 @@ module trimtab_correction
   public :: correction_t, correction_function
 
   abstract interface
-    !> What fills a slot: reads `members` states, returns the address of as many tendencies in the slot's kind.
+    !> What fills a slot: reads `members` states, returns the address of as many tendencies (or coefficients, of the length that
+    !! the solver declares) in the slot's kind.
     !! The memory stays the callee's and must hold until its next call.
     !! A null address means that it failed; a callee that never ran cannot return anything else.
     function correction_function(context, state, n, members, weight) bind(c) result(tendency)
@@ -40,6 +42,7 @@ module trimtab_correction
     procedure :: remove
     procedure :: filled
     procedure :: apply
+    procedure :: evaluate
   end type correction_t
 
 contains
@@ -85,9 +88,51 @@ contains
     type(c_ptr) :: answer
     real(rk), pointer, contiguous :: tendency8(:)
     real(sk), pointer, contiguous :: tendency4(:)
-    integer(lk) :: n, members
 
     if (.not. associated(self%function_)) return
+    call ask(self, state, weight, answer, status)
+    if (.not. status%ok()) return
+    if (self%bytes == 8) then
+      call c_f_pointer(answer, tendency8, [size(dudt)])
+      call add8(size(dudt, kind=lk), tendency8, dudt)
+    else
+      call c_f_pointer(answer, tendency4, [size(dudt)])
+      call add4(size(dudt, kind=lk), tendency4, dudt)
+    end if
+  end subroutine apply
+
+  !> What the correction answers, as it is: a coefficient. The slot must be filled.
+  subroutine evaluate(self, state, weight, values, status)
+    class(correction_t), intent(inout) :: self
+    real(rk), intent(in), contiguous :: state(:, :)      !< (n, members)
+    real(rk), intent(in) :: weight                       !< see correction_function
+    real(rk), intent(out), contiguous :: values(:, :)    !< (length declared by the solver, members)
+    type(status_t), intent(inout) :: status              !< STATUS_CORRECTION_FAILED when the callee says so or never ran
+    type(c_ptr) :: answer
+    real(rk), pointer, contiguous :: values8(:, :)
+    real(sk), pointer, contiguous :: values4(:, :)
+
+    values = 0.0_rk
+    call ask(self, state, weight, answer, status)
+    if (.not. status%ok()) return
+    if (self%bytes == 8) then
+      call c_f_pointer(answer, values8, shape(values))
+      values = values8
+    else
+      call c_f_pointer(answer, values4, shape(values))
+      values = real(values4, rk)
+    end if
+  end subroutine evaluate
+
+  !> Hand the states over in the slot's kind and take the address of the answer.
+  subroutine ask(self, state, weight, answer, status)
+    class(correction_t), intent(inout) :: self
+    real(rk), intent(in), contiguous :: state(:, :)
+    real(rk), intent(in) :: weight
+    type(c_ptr), intent(out) :: answer
+    type(status_t), intent(inout) :: status
+    integer(lk) :: n, members
+
     n = size(state, 1, lk)
     members = size(state, 2, lk)
     if (self%bytes == 8) then
@@ -101,16 +146,8 @@ contains
     end if
     if (.not. c_associated(answer)) then
       call status%raise(STATUS_CORRECTION_FAILED, 'the correction failed or never ran; see the error that it raised')
-      return
     end if
-    if (self%bytes == 8) then
-      call c_f_pointer(answer, tendency8, [n * members])
-      call add8(n * members, tendency8, dudt)
-    else
-      call c_f_pointer(answer, tendency4, [n * members])
-      call add4(n * members, tendency4, dudt)
-    end if
-  end subroutine apply
+  end subroutine ask
 
   !> Keep one buffer, so that its address is stable from call to call and the callee can reuse what it built on it.
   subroutine hold8(buffer, n, members)

@@ -5,7 +5,7 @@ module trimtab_driver
   use, intrinsic :: ieee_arithmetic, only: ieee_value, ieee_quiet_nan
   use trimtab_kinds, only: rk, ik, lk
   use trimtab_status, only: status_t, STATUS_BAD_PARAMETER, STATUS_BAD_SHAPE, STATUS_BLOW_UP, STATUS_INTERRUPTED, &
-                            STATUS_NOT_FINITE, STATUS_STEP_FAILED
+                            STATUS_NOT_FINITE, STATUS_STEP_FAILED, STATUS_UNSUPPORTED
   use trimtab_text, only: json_real, json_integer, json_string, to_lines, count_lines, line_length, namelist_sentence, &
                           has_group, all_finite
   use trimtab_finite, only: wild, mark, freeze, blank
@@ -43,6 +43,9 @@ module trimtab_driver
     procedure :: watch
     procedure :: tendency
     procedure :: tendency_adjoint
+    procedure :: influence
+    procedure :: influence_adjoint
+    procedure :: influence_state_adjoint
     procedure :: project
     procedure :: advance
     procedure :: substeps
@@ -173,6 +176,64 @@ contains
     if (.not. status%ok()) return
     call self%solver%tendency_adjoint(t, u, lambda, answer, status)
   end subroutine tendency_adjoint
+
+  !> What a coefficient adds to the tendency, N(u, P) - N(u, 0), at the border; see solver_t.
+  subroutine influence(self, u, coefficient, dudt, status)
+    class(hybrid_t), intent(inout) :: self
+    real(rk), intent(in), contiguous :: u(:, :)             !< (n, members)
+    real(rk), intent(in), contiguous :: coefficient(:, :)   !< P (coefficients, members)
+    real(rk), intent(inout), contiguous :: dudt(:, :)       !< (n, members)
+    type(status_t), intent(inout) :: status                 !< STATUS_BAD_SHAPE, STATUS_NOT_FINITE, STATUS_UNSUPPORTED
+    real(rk), allocatable :: x(:, :), dxdt(:, :)
+    call check_influence(self, u, shape(coefficient), shape(dudt), status)
+    if (.not. status%ok()) return
+    allocate (x(self%solver%m, size(u, 2)))
+    allocate (dxdt(self%solver%m, size(u, 2)), source=0.0_rk)
+    call self%solver%enter(u, x)
+    call self%solver%influence(x, coefficient, dxdt)
+    call self%solver%leave(dxdt, dudt)
+  end subroutine influence
+
+  !> (dN/dP)^T lambda at the border; see solver_t.
+  subroutine influence_adjoint(self, u, lambda, answer, status)
+    class(hybrid_t), intent(inout) :: self
+    real(rk), intent(in), contiguous :: u(:, :)             !< (n, members)
+    real(rk), intent(in), contiguous :: lambda(:, :)        !< (n, members); may hold NaN, which is handed on
+    real(rk), intent(inout), contiguous :: answer(:, :)     !< (coefficients, members)
+    type(status_t), intent(inout) :: status                 !< STATUS_BAD_SHAPE, STATUS_NOT_FINITE, STATUS_UNSUPPORTED
+    call check_influence(self, u, shape(answer), shape(lambda), status)
+    if (status%ok()) call self%solver%influence_adjoint(u, lambda, answer)
+  end subroutine influence_adjoint
+
+  !> The derivative of N(u, P) - N(u, 0) by u, transposed and applied to lambda, at the border; see solver_t.
+  subroutine influence_state_adjoint(self, u, coefficient, lambda, answer, status)
+    class(hybrid_t), intent(inout) :: self
+    real(rk), intent(in), contiguous :: u(:, :)             !< (n, members)
+    real(rk), intent(in), contiguous :: coefficient(:, :)   !< P (coefficients, members)
+    real(rk), intent(in), contiguous :: lambda(:, :)        !< (n, members); may hold NaN, which is handed on
+    real(rk), intent(inout), contiguous :: answer(:, :)     !< (n, members)
+    type(status_t), intent(inout) :: status                 !< STATUS_BAD_SHAPE, STATUS_NOT_FINITE, STATUS_UNSUPPORTED
+    call check_influence(self, u, shape(coefficient), shape(lambda), status)
+    if (any(shape(u) /= shape(answer))) call status%raise(STATUS_BAD_SHAPE, 'the answer must have the shape of the states')
+    if (status%ok()) call self%solver%influence_state_adjoint(u, coefficient, lambda, answer)
+  end subroutine influence_state_adjoint
+
+  !> Refuse states, coefficients or vectors that do not fit each other, or a solver that takes no coefficient.
+  subroutine check_influence(self, u, coefficient, vector, status)
+    class(hybrid_t), intent(in) :: self
+    real(rk), intent(in), contiguous :: u(:, :)
+    integer, intent(in) :: coefficient(2), vector(2)   !< shapes
+    type(status_t), intent(inout) :: status
+    if (self%solver%coefficients == 0) then
+      call status%raise(STATUS_UNSUPPORTED, 'this solver takes a tendency and no coefficient: set its key `slot`')
+      return
+    end if
+    call check_states(self, u, status)
+    if (any(shape(u) /= vector) .or. any(coefficient /= [int(self%solver%coefficients), size(u, 2)])) then
+      call status%raise(STATUS_BAD_SHAPE, 'a coefficient must be ('//json_integer(self%solver%coefficients)// &
+                        ', members), and a vector must have the shape of the states')
+    end if
+  end subroutine check_influence
 
   !> What the solver holds of a state or a tendency: the orthogonal projection u -> leave(enter(u)), the identity for an ODE.
   subroutine project(self, u, answer, status)

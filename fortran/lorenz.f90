@@ -22,6 +22,9 @@ module trimtab_lorenz
     procedure :: describe => lorenz63_describe
     procedure :: tendency => lorenz63_tendency
     procedure :: tendency_adjoint => lorenz63_tendency_adjoint
+    procedure :: influence => lorenz63_influence
+    procedure :: influence_adjoint => lorenz63_influence_adjoint
+    procedure :: influence_state_adjoint => lorenz63_influence_state_adjoint
   end type lorenz63_t
 
   !> Waves on a ring of n points. Lorenz, Predictability: a problem partly solved, ECMWF seminar (1996), eq. 1.
@@ -52,27 +55,34 @@ module trimtab_lorenz
 
 contains
 
-  !> Read `&lorenz63 sigma, rho, beta /`.
+  !> Read `&lorenz63 sigma, rho, beta, slot /`; slot = 'tendency', or 'beta': what fills it answers an addition to beta.
   subroutine lorenz63_configure(self, lines, status)
     class(lorenz63_t), intent(inout) :: self
     character(*), intent(in) :: lines(:)
     type(status_t), intent(inout) :: status
     real(rk) :: sigma, rho, beta
+    character(16) :: slot
     character(256) :: message
     integer :: code
-    namelist /lorenz63/ sigma, rho, beta
+    namelist /lorenz63/ sigma, rho, beta, slot
     sigma = self%sigma
     rho = self%rho
     beta = self%beta
+    slot = 'tendency'
     read (lines, nml=lorenz63, iostat=code, iomsg=message)
     if (code /= 0) then
-      call status%raise(STATUS_BAD_PARAMETER, namelist_sentence('lorenz63', 'sigma, rho and beta', code, message))
+      call status%raise(STATUS_BAD_PARAMETER, namelist_sentence('lorenz63', 'sigma, rho, beta and slot', code, message))
       return
     end if
     if (.not. all_finite([sigma, rho, beta])) then
       call status%raise(STATUS_BAD_PARAMETER, 'lorenz63: sigma, rho and beta must be finite numbers')
       return
     end if
+    if (slot /= 'tendency' .and. slot /= 'beta') then
+      call status%raise(STATUS_BAD_PARAMETER, 'lorenz63: slot is ''tendency'' or ''beta'', not '''//trim(slot)//'''')
+      return
+    end if
+    self%coefficients = merge(1_ik, 0_ik, slot == 'beta')
     self%sigma = sigma
     self%rho = rho
     self%beta = beta
@@ -85,8 +95,14 @@ contains
   function lorenz63_describe(self) result(text)
     class(lorenz63_t), intent(in) :: self
     character(:), allocatable :: text
+    character(:), allocatable :: slot
+    slot = '"parameters": {"slot": "tendency"'
+    if (self%coefficients > 0) then
+      slot = '"coefficient": '//json_field('beta', 'addition to beta', '1', ['coefficient'], [1_ik], '')// &
+             ', "parameters": {"slot": "beta"'
+    end if
     text = '{"fields": ['//json_field('u', 'state of the Lorenz 63 system', '1', ['component'], [3_ik], &
-                                      json_axis('component', 1.0_rk, 1.0_rk))//'], "parameters": {"sigma": '// &
+                                      json_axis('component', 1.0_rk, 1.0_rk))//'], '//slot//', "sigma": '// &
            json_real(self%sigma)//', "rho": '//json_real(self%rho)//', "beta": '//json_real(self%beta)//'}}'
   end function lorenz63_describe
 
@@ -134,6 +150,31 @@ contains
       answer(3, i) = -x(1, i) * lambda(2, i) - beta * lambda(3, i)
     end do
   end subroutine lorenz63_adjoint
+
+  !> -P u_3 in the third equation, see solver_t.
+  subroutine lorenz63_influence(self, x, coefficient, dxdt)
+    class(lorenz63_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: x(:, :), coefficient(:, :)
+    real(rk), intent(inout), contiguous, target :: dxdt(:, :)
+    dxdt(3, :) = dxdt(3, :) - coefficient(1, :) * x(3, :)
+  end subroutine lorenz63_influence
+
+  !> See solver_t.
+  subroutine lorenz63_influence_adjoint(self, u, lambda, answer)
+    class(lorenz63_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)
+    answer(1, :) = -u(3, :) * lambda(3, :)
+  end subroutine lorenz63_influence_adjoint
+
+  !> See solver_t.
+  subroutine lorenz63_influence_state_adjoint(self, u, coefficient, lambda, answer)
+    class(lorenz63_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: u(:, :), coefficient(:, :), lambda(:, :)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)
+    answer = 0.0_rk
+    answer(3, :) = -coefficient(1, :) * lambda(3, :)
+  end subroutine lorenz63_influence_state_adjoint
 
   !> Read `&lorenz96 n, forcing /`.
   subroutine lorenz96_configure(self, lines, status)

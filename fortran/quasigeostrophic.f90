@@ -1,8 +1,12 @@
 ! SPDX-License-Identifier: MIT
 !> Barotropic (quasi-geostrophic) vorticity on the doubly periodic plane [0, 2 pi]^2:
 !!
-!!   dq/dt = -J(psi, q) - beta v - drag q + viscosity lap q - hyperviscosity (-lap)^(hyperviscosity_order / 2) q + F,
+!!   dq/dt = -J(psi, q) - beta v - drag q + viscosity lap q - hyperviscosity (-lap)^(hyperviscosity_order / 2) q
+!!           + div(nu grad q) + F,
 !!   lap psi = q,  u = -dpsi/dy,  v = dpsi/dx,  F = forcing_amplitude (cos(k x) + cos(k y)),  k = forcing_wavenumber.
+!!
+!! nu = viscosity_pattern (1 + cos(k x) cos(k y)), k = pattern_wavenumber, a viscosity that varies in space (0: none); with
+!! slot = 'viscosity' what fills the slot answers a field that is added to it, see quasigeostrophic_viscosity.f90.
 !!
 !! Everything is without dimension. State at the border: q on the n x n grid, x fastest. Internal state: the modes of q with
 !! |kx|, |ky| <= waves and kx >= 0, as (real, imaginary) x lane x ky x block of `half` wavenumbers kx; lanes past the last kx
@@ -34,6 +38,9 @@ module trimtab_quasigeostrophic
     real(rk) :: forcing_amplitude = 0.0_rk
     integer(ik) :: forcing_wavenumber = 4
     character(8) :: dealiasing = '3/2'           !< '3/2': finer grid for products; '2/3': fewer modes; 'none'
+    real(rk) :: viscosity_pattern = 0.0_rk       !< mean of the viscosity that varies in space
+    integer(ik) :: pattern_wavenumber = 1
+    character(16) :: slot = 'tendency'           !< 'tendency' or 'viscosity': what fills the slot answers
   end type parameters_t
 
   !> The solver `qg`.
@@ -45,6 +52,7 @@ module trimtab_quasigeostrophic
     real(rk), allocatable :: inverse(:, :, :)      ! 1 / k2, zero for the mean; (half, -waves:waves, blocks)
     real(rk), allocatable :: linear(:, :, :, :)    ! complex rate of the linear terms; (2, half, -waves:waves, blocks)
     real(rk), allocatable :: modes(:)              ! modes of what the slot answered
+    real(rk), allocatable :: pattern(:)            ! the viscosity that varies in space, (n); left out: none
     real(rk), pointer, contiguous :: seen(:, :) => null(), answer(:, :) => null()   ! (n, members): what the slot reads, adds to
   contains
     procedure :: configure
@@ -54,6 +62,9 @@ module trimtab_quasigeostrophic
     procedure :: enter
     procedure :: leave
     procedure :: correct
+    procedure :: influence
+    procedure :: influence_adjoint
+    procedure :: influence_state_adjoint
     procedure :: release
   end type quasigeostrophic_t
 
@@ -67,6 +78,69 @@ module trimtab_quasigeostrophic
       real(rk), intent(inout), contiguous, target :: answer(:, :)
       type(status_t), intent(inout) :: status
     end subroutine tendency_adjoint
+
+    !> The namelist group &qg, see quasigeostrophic_parameters.f90.
+    module subroutine read_parameters(lines, parameters, status)
+      implicit none
+      character(*), intent(in) :: lines(:)
+      type(parameters_t), intent(out) :: parameters
+      type(status_t), intent(inout) :: status
+    end subroutine read_parameters
+
+    !> The viscosity that varies in space on the grid, x fastest.
+    pure module function pattern_of(p) result(nu)
+      implicit none
+      type(parameters_t), intent(in) :: p
+      real(rk) :: nu(p%n**2)
+    end function pattern_of
+
+    !> JSON, see solver_t.
+    module function describe(self) result(text)
+      implicit none
+      class(quasigeostrophic_t), intent(in) :: self
+      character(:), allocatable :: text
+    end function describe
+
+    !> Refuse values that make no solver.
+    module subroutine check_parameters(p, waves, status)
+      implicit none
+      type(parameters_t), intent(in) :: p
+      integer(ik), intent(in) :: waves
+      type(status_t), intent(inout) :: status
+    end subroutine check_parameters
+
+    !> Add div(nu grad q) in modes, see quasigeostrophic_viscosity.f90.
+    module subroutine diffuse(self, nu, q, dqdt)
+      implicit none
+      class(quasigeostrophic_t), intent(inout) :: self
+      real(rk), intent(in) :: nu(:)        !< (n) on the grid
+      real(rk), intent(in) :: q(:)         !< (m)
+      real(rk), intent(inout) :: dqdt(:)   !< (m), added to
+    end subroutine diffuse
+
+    !> See solver_t and quasigeostrophic_viscosity.f90.
+    module subroutine influence(self, x, coefficient, dxdt)
+      implicit none
+      class(quasigeostrophic_t), intent(inout) :: self
+      real(rk), intent(in), contiguous, target :: x(:, :), coefficient(:, :)
+      real(rk), intent(inout), contiguous, target :: dxdt(:, :)
+    end subroutine influence
+
+    !> See solver_t and quasigeostrophic_viscosity.f90.
+    module subroutine influence_adjoint(self, u, lambda, answer)
+      implicit none
+      class(quasigeostrophic_t), intent(inout) :: self
+      real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)
+      real(rk), intent(inout), contiguous, target :: answer(:, :)
+    end subroutine influence_adjoint
+
+    !> See solver_t and quasigeostrophic_viscosity.f90.
+    module subroutine influence_state_adjoint(self, u, coefficient, lambda, answer)
+      implicit none
+      class(quasigeostrophic_t), intent(inout) :: self
+      real(rk), intent(in), contiguous, target :: u(:, :), coefficient(:, :), lambda(:, :)
+      real(rk), intent(inout), contiguous, target :: answer(:, :)
+    end subroutine influence_state_adjoint
   end interface
 
 contains
@@ -102,37 +176,9 @@ contains
     self%n = parameters%n**2
     self%m = size(self%linear)
     allocate (self%modes(self%m))
+    self%coefficients = merge(self%n, 0_ik, parameters%slot == 'viscosity')
+    if (parameters%viscosity_pattern > 0) self%pattern = pattern_of(parameters)
   end subroutine configure
-
-  !> The namelist group &qg.
-  subroutine read_parameters(lines, parameters, status)
-    character(*), intent(in) :: lines(:)
-    type(parameters_t), intent(out) :: parameters
-    type(status_t), intent(inout) :: status
-    integer(ik) :: n, hyperviscosity_order, forcing_wavenumber
-    real(rk) :: viscosity, hyperviscosity, drag, beta, forcing_amplitude
-    character(8) :: dealiasing
-    character(256) :: message
-    integer :: code
-    namelist /qg/ n, viscosity, hyperviscosity, hyperviscosity_order, drag, beta, forcing_amplitude, forcing_wavenumber, dealiasing
-
-    n = parameters%n
-    viscosity = parameters%viscosity
-    hyperviscosity = parameters%hyperviscosity
-    hyperviscosity_order = parameters%hyperviscosity_order
-    drag = parameters%drag
-    beta = parameters%beta
-    forcing_amplitude = parameters%forcing_amplitude
-    forcing_wavenumber = parameters%forcing_wavenumber
-    dealiasing = parameters%dealiasing
-    read (lines, nml=qg, iostat=code, iomsg=message)
-    if (code /= 0) then
-      call status%raise(STATUS_BAD_PARAMETER, namelist_sentence('qg', 'n, viscosity, hyperviscosity, hyperviscosity_order, '// &
-                        'drag, beta, forcing_amplitude, forcing_wavenumber and dealiasing', code, message))
-    end if
-    parameters = parameters_t(n, viscosity, hyperviscosity, hyperviscosity_order, drag, beta, forcing_amplitude, &
-                              forcing_wavenumber, dealiasing)
-  end subroutine read_parameters
 
   !> The largest wavenumber that the state holds: below Nyquist, or below n / 3.
   pure integer(ik) function largest_wavenumber(parameters)
@@ -143,40 +189,6 @@ contains
       largest_wavenumber = parameters%n / 2 - 1
     end if
   end function largest_wavenumber
-
-  !> Refuse values that make no solver.
-  subroutine check_parameters(p, waves, status)
-    type(parameters_t), intent(in) :: p
-    integer(ik), intent(in) :: waves
-    type(status_t), intent(inout) :: status
-
-    if (p%n < 4 .or. p%n > 16384 .or. mod(p%n, 2_ik) /= 0) then
-      call refuse('n must be an even number of grid points from 4 to 16384, not '//json_integer(p%n))
-    end if
-    if (.not. all_finite([p%viscosity, p%hyperviscosity, p%drag, p%beta, p%forcing_amplitude])) then
-      call refuse('viscosity, hyperviscosity, drag, beta and forcing_amplitude must be finite numbers')
-    end if
-    if (min(p%viscosity, p%hyperviscosity, p%drag) < 0) then
-      call refuse('viscosity, hyperviscosity and drag take energy out and must not be negative')
-    end if
-    if (p%hyperviscosity_order < 2 .or. p%hyperviscosity_order > 16 .or. mod(p%hyperviscosity_order, 2_ik) /= 0) then
-      call refuse('hyperviscosity_order must be even and from 2 to 16, not '//json_integer(p%hyperviscosity_order))
-    end if
-    if (all(p%dealiasing /= ['3/2 ', '2/3 ', 'none'])) then
-      call refuse('dealiasing is ''3/2'', ''2/3'' or ''none'', not '''//trim(p%dealiasing)//'''')
-    end if
-    if (abs(p%forcing_amplitude) > 0 .and. (p%forcing_wavenumber < 1 .or. p%forcing_wavenumber > waves)) then
-      call refuse('forcing_wavenumber must be from 1 to '//json_integer(waves)//', the largest that n and dealiasing keep, not '// &
-                  json_integer(p%forcing_wavenumber))
-    end if
-
-  contains
-
-    subroutine refuse(sentence)
-      character(*), intent(in) :: sentence
-      call status%raise(STATUS_BAD_PARAMETER, 'qg: '//sentence)
-    end subroutine refuse
-  end subroutine check_parameters
 
   !> Tabulate what multiplies each mode.
   subroutine set_coefficients(self)
@@ -202,24 +214,6 @@ contains
     end associate
   end subroutine set_coefficients
 
-  !> JSON, see solver_t.
-  function describe(self) result(text)
-    class(quasigeostrophic_t), intent(in) :: self
-    character(:), allocatable :: text
-    real(rk) :: step
-    associate (p => self%parameters)
-      step = 2 * pi / p%n
-      text = '{"fields": ['//json_field('q', 'relative vorticity', '1', ['y', 'x'], [p%n, p%n], &
-                                        json_axis('y', 0.0_rk, step)//', '//json_axis('x', 0.0_rk, step))// &
-             '], "parameters": {"n": '//json_integer(p%n)//', "length": '//json_real(2 * pi)// &
-             ', "viscosity": '//json_real(p%viscosity)//', "hyperviscosity": '//json_real(p%hyperviscosity)// &
-             ', "hyperviscosity_order": '//json_integer(p%hyperviscosity_order)//', "drag": '//json_real(p%drag)// &
-             ', "beta": '//json_real(p%beta)//', "forcing_amplitude": '//json_real(p%forcing_amplitude)// &
-             ', "forcing_wavenumber": '//json_integer(p%forcing_wavenumber)// &
-             ', "dealiasing": '//json_string(p%dealiasing)//'}}'
-    end associate
-  end function describe
-
   !> See solver_t.
   subroutine tendency(self, t, x, dxdt)
     class(quasigeostrophic_t), intent(inout) :: self
@@ -229,6 +223,7 @@ contains
     integer :: member
     do member = 1, size(x, 2)
       call vorticity_tendency(self%plane, self%work, self%parameters, self%inverse, self%linear, x(:, member), dxdt(:, member))
+      if (allocated(self%pattern)) call diffuse(self, self%pattern, x(:, member), dxdt(:, member))
     end do
   end subroutine tendency
 
@@ -366,8 +361,13 @@ contains
 
     if (.not. slot%filled()) return
     call hold(self%seen, int(self%n), size(x, 2))
-    call hold(self%answer, int(self%n), size(x, 2))
     call self%leave(x, self%seen)
+    if (self%coefficients > 0) then
+      call self%ask_coefficient(slot, self%seen, weight, status)
+      if (status%ok()) call self%influence(x, self%held_coefficient, dxdt)
+      return
+    end if
+    call hold(self%answer, int(self%n), size(x, 2))
     self%answer = 0.0_rk
     call slot%apply(self%seen, weight, self%answer, status)
     if (.not. status%ok()) return
@@ -393,6 +393,7 @@ contains
     class(quasigeostrophic_t), intent(inout) :: self
     call close_plane(self%plane, self%work)
     if (allocated(self%inverse)) deallocate (self%inverse, self%linear, self%modes)
+    if (allocated(self%pattern)) deallocate (self%pattern)
     if (associated(self%seen)) deallocate (self%seen)
     if (associated(self%answer)) deallocate (self%answer)
   end subroutine release

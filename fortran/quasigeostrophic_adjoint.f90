@@ -33,6 +33,7 @@ contains
         call field_to_modes(self%plane, self%work, u(:, member), q)
         call field_to_modes(self%plane, self%work, lambda(:, member), p)
         call vorticity_adjoint(self%plane, self%work, slab, values, self%inverse, self%linear, q, p, r)
+        if (allocated(self%pattern)) call diffuse(self, self%pattern, p, r)   ! its own transpose
         call modes_to_field(self%plane, self%work, r, answer(:, member))
       end do
     else

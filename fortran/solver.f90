@@ -3,6 +3,10 @@
 !!
 !! The state at the border, (n, members) float64, is what Python, files and the correction's window see. The internal state,
 !! (m, members), is what the integrator advances: the same numbers for an ODE, spectral coefficients for QG.
+!!
+!! What fills the slot answers a tendency of the border state, M(u); or, where a solver says so (`coefficients`), a coefficient P
+!! of its own tendency, du/dt = N(u, P). N must be linear in P here, and P is what is added to the value in the namelist, so that
+!! an empty slot and P = 0 are the same: M(u) = N(u, P(u)) - N(u, 0), which `influence` adds.
 module trimtab_solver
   use trimtab_kinds, only: rk, ik
   use trimtab_status, only: status_t, STATUS_UNSUPPORTED
@@ -17,6 +21,8 @@ module trimtab_solver
     integer(ik) :: m = 0   !< length of the internal state, in reals
     logical :: has_adjoint = .false.   !< true when `tendency_adjoint` answers
     logical :: modal = .false.         !< true when the internal state is one field's modes: an error's size is the whole field's
+    integer(ik) :: coefficients = 0    !< length of the coefficient that the slot answers; 0 for a tendency of the state
+    real(rk), allocatable :: held_coefficient(:, :)   !< (coefficients, members), the slot's last answer
   contains
     procedure(configure_i), deferred :: configure
     procedure(describe_i), deferred :: describe
@@ -25,6 +31,10 @@ module trimtab_solver
     procedure :: leave
     procedure :: correct
     procedure :: tendency_adjoint
+    procedure :: ask_coefficient
+    procedure :: influence
+    procedure :: influence_adjoint
+    procedure :: influence_state_adjoint
     procedure :: release
   end type solver_t
 
@@ -83,8 +93,53 @@ contains
     real(rk), intent(in) :: weight                              !< see correction_function
     real(rk), intent(inout), contiguous, target :: dxdt(:, :)   !< (m, members), added to
     type(status_t), intent(inout) :: status
-    call slot%apply(x, weight, dxdt, status)
+    if (self%coefficients == 0) then
+      call slot%apply(x, weight, dxdt, status)
+    else
+      call self%ask_coefficient(slot, x, weight, status)
+      if (status%ok()) call self%influence(x, self%held_coefficient, dxdt)
+    end if
   end subroutine correct
+
+  !> The slot's coefficient at border states, into `held_coefficient`; the slot must be filled.
+  subroutine ask_coefficient(self, slot, u, weight, status)
+    class(solver_t), intent(inout) :: self
+    type(correction_t), intent(inout) :: slot
+    real(rk), intent(in), contiguous, target :: u(:, :)         !< (n, members)
+    real(rk), intent(in) :: weight                              !< see correction_function
+    type(status_t), intent(inout) :: status
+    if (allocated(self%held_coefficient)) then
+      if (size(self%held_coefficient, 2) /= size(u, 2)) deallocate (self%held_coefficient)
+    end if
+    if (.not. allocated(self%held_coefficient)) allocate (self%held_coefficient(self%coefficients, size(u, 2)))
+    call slot%evaluate(u, weight, self%held_coefficient, status)
+  end subroutine ask_coefficient
+
+  !> Add N(u, P) - N(u, 0) to a tendency: nothing unless a solver takes a coefficient.
+  subroutine influence(self, x, coefficient, dxdt)
+    class(solver_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: x(:, :)             !< internal states (m, members)
+    real(rk), intent(in), contiguous, target :: coefficient(:, :)   !< P (coefficients, members)
+    real(rk), intent(inout), contiguous, target :: dxdt(:, :)       !< (m, members), added to
+  end subroutine influence
+
+  !> (dN/dP)^T lambda at the border, which does not depend on P; for solvers that take a coefficient.
+  subroutine influence_adjoint(self, u, lambda, answer)
+    class(solver_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: u(:, :), lambda(:, :)   !< (n, members)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)         !< (coefficients, members)
+    answer = 0.0_rk
+  end subroutine influence_adjoint
+
+  !> The transpose of the derivative of N(u, P) - N(u, 0) by u at fixed P, applied to lambda, at the border.
+  subroutine influence_state_adjoint(self, u, coefficient, lambda, answer)
+    class(solver_t), intent(inout) :: self
+    real(rk), intent(in), contiguous, target :: u(:, :)             !< (n, members)
+    real(rk), intent(in), contiguous, target :: coefficient(:, :)   !< P (coefficients, members)
+    real(rk), intent(in), contiguous, target :: lambda(:, :)        !< (n, members)
+    real(rk), intent(inout), contiguous, target :: answer(:, :)     !< (n, members)
+    answer = 0.0_rk
+  end subroutine influence_state_adjoint
 
   !> (dF/du)^T lambda of the physics at the border, where u -> F is enter, tendency, leave; in the Euclidean inner product of
   !! border states. Refused unless a solver says otherwise (and sets `has_adjoint` when configured).

@@ -3,10 +3,10 @@
 
 A file is a dictionary saved by torch, of tensors, numbers, strings, lists and dictionaries only, so that it is read
 without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields), slots
-(the same of the inputs and outputs of its named slots), correction (weights and normalisation), best (the same for the best
-epoch so far, or None), optimiser, random, progress (position in the training), history (rows of metrics.csv), versions,
-revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be used, last.pt is to be
-gone on with.
+(the same of the inputs and outputs of its named slots), coefficient (name of the one that the network answers, None for a
+tendency; left out by older ones), correction (weights and normalisation), best (the same for the best epoch so far, or None),
+optimiser, random, progress (position in the training), history (rows of metrics.csv), versions, revision, threads. best.pt and
+offline.pt hold no optimiser, random states and history: they are to be used, last.pt is to be gone on with.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 
 from trimtab.config import FREE_TO_CHANGE, Experiment, changed_keys, parse_experiment
 from trimtab.correction import Correction
-from trimtab.errors import CheckpointError, TrimtabError
+from trimtab.errors import CheckpointError, ConfigError, TrimtabError
 from trimtab.files import replacing
 from trimtab.networks import build_network
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
@@ -125,9 +125,16 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
         The correction, with the normalisation that the experiment gives, else none.
 
     Raises:
-        ConfigError: a network or features that do not exist or do not fit.
+        ConfigError: a network or features that do not exist or do not fit; for a coefficient, an offline phase, which has no
+            label for it, or a normalisation left to be fitted.
     """
     config = experiment.correction
+    if spec.coefficient is not None and experiment.offline.steps:
+        raise ConfigError(f"The slot of {spec.solver} takes a coefficient, {spec.coefficient.name}, for which the truth has no "
+                          "label: set offline.steps = 0, it is trained online.")
+    if spec.coefficient is not None and not config.input_mean:
+        raise ConfigError(f"The slot of {spec.solver} takes a coefficient, {spec.coefficient.name}, whose scale no data tell: "
+                          "give correction.input_mean, input_scale and output_scale.")
     network = _networks(experiment, spec).to(getattr(torch, config.dtype))
     given = {}
     if config.input_mean:
@@ -164,6 +171,11 @@ def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
     if trained != asked:
         raise CheckpointError(f"{path} was trained for a state of {', '.join(trained)}; the solver {spec.solver} has "
                               f"{', '.join(asked)}.")
+    takes = None if spec.coefficient is None else spec.coefficient.name
+    if content.get("coefficient") != takes:
+        names = [f"the coefficient {one}" if one else "a tendency" for one in (content.get("coefficient"), takes)]
+        raise CheckpointError(f"{path} was trained to answer {names[0]}, and the slot of the solver takes {names[1]}: open the "
+                              "solver as the run's experiment.toml says.")
     correction = build_correction(parse_experiment(content["experiment"], str(path)), spec)
     try:
         correction.load_state_dict(content["correction"])

@@ -17,7 +17,7 @@ from trimtab.state import SolverSpec
 
 
 class Smagorinsky(nn.Module):
-    """Eddy viscosity of Smagorinsky for the vorticity on the doubly periodic plane.
+    """Eddy viscosity of Smagorinsky for the vorticity on the doubly periodic plane; nu_e itself where the slot takes a viscosity.
 
     M(q) = div(nu_e grad q), nu_e = (C Delta)^2 |S|, |S| = sqrt(2 S_ij S_ij) = sqrt(4 psi_xy^2 + (psi_xx - psi_yy)^2),
     lap psi = q, Delta the grid length; derivatives are spectral, products are taken on the grid. The eddy viscosity
@@ -31,7 +31,7 @@ class Smagorinsky(nn.Module):
         constant: C, without unit, not negative.
 
     Raises:
-        ConfigError: another kind of state, or a negative constant.
+        ConfigError: another kind of state or of coefficient, or a negative constant.
     """
 
     dtype = torch.float64
@@ -43,6 +43,10 @@ class Smagorinsky(nn.Module):
                               "has none: leave \"smagorinsky\" out of score.closures.")
         if not constant >= 0.0:
             raise ConfigError(f"The Smagorinsky constant must not be negative, but is {constant}.")
+        if spec.coefficient is not None and spec.coefficient.name != "viscosity":
+            raise ConfigError(f"The Smagorinsky closure is a tendency or a viscosity, and the slot of {spec.solver} takes "
+                              f"{spec.coefficient.name}: leave \"smagorinsky\" out of score.closures.")
+        self.answers_viscosity = spec.coefficient is not None
         self.constant = float(constant)
         self.shape = spec.grid
         (ny, nx), (length_y, length_x) = spec.grid, grid_length(spec)
@@ -62,7 +66,7 @@ class Smagorinsky(nn.Module):
         self.mixing = (self.constant**2) * (length_x / nx) * (length_y / ny)
 
     def forward(self, u: Tensor) -> Tensor:
-        """The tendency, in the unit of q per unit of time.
+        """The tendency, in the unit of q per unit of time; or the eddy viscosity.
 
         Args:
             u: (B, N) vorticity, float64.
@@ -73,6 +77,8 @@ class Smagorinsky(nn.Module):
         q_hat = torch.fft.rfft2(u.view(-1, 1, *self.shape))
         q_x, q_y, psi_xy, psi_d = torch.fft.irfft2(self._derivatives * q_hat, s=self.shape).unbind(1)
         viscosity = self.mixing * torch.sqrt(4 * psi_xy**2 + psi_d**2)
+        if self.answers_viscosity:
+            return viscosity.reshape(u.shape).to(u.dtype)
         flux = torch.fft.rfft2(torch.stack((viscosity * q_x, viscosity * q_y), 1))
         return torch.fft.irfft2((self._derivatives[:2] * flux).sum(1), s=self.shape).reshape(u.shape).to(u.dtype)
 

@@ -23,6 +23,7 @@ from trimtab.errors import ConfigError
 from trimtab.sections import (
     CorrectionConfig,
     NetworkConfig,
+    ObservationConfig,
     OfflineConfig,
     Options,
     ReferenceConfig,
@@ -45,6 +46,7 @@ class Experiment:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The correction: network + normalisation + what the state is -> an additive tendency in physical units.
+"""The correction: network + normalisation + what the state is -> an additive tendency, or a coefficient, in physical units.
 
 Features that follow from the state are computed here, in torch, so that autograd sees them.
 """
@@ -20,12 +20,13 @@ FEATURES = ("q", "psi", "u", "v")
 
 
 class Correction(nn.Module):
-    """M_theta: a network in normalised units, as a tendency of the solver's state.
+    """M_theta: a network in normalised units, as a tendency of the solver's state, or P_theta: as a coefficient of it.
 
     On a grid (one field of two dimensions) the network sees (B, C, y, x), one channel a feature, and returns
     (B, 1, y, x); on a line (one field of one dimension, named in `features`) it sees and returns (B, 1, x); otherwise it
-    sees and returns (B, N). The network works in its own precision (float32 is the normal
-    case); states come and tendencies go in the precision of the caller.
+    sees and returns (B, N). Where the solver's slot takes a coefficient (`SolverSpec.coefficient`), it returns (B, 1, y, x) for
+    one on the solver's grid, else (B, M). The network works in its own precision (float32 is the normal case); states come and
+    tendencies go in the precision of the caller.
 
     Args:
         network: any torch module.
@@ -36,7 +37,7 @@ class Correction(nn.Module):
         input_mean, input_scale: one number a channel (or component), or one for all; the network sees
             (input - mean) / scale.
         output_scale: one number a component, or one for all; the tendency is scale * output, in the state's unit per
-            unit of time.
+            unit of time, or the coefficient in its own.
         compiled: have AOTInductor compile it, once a structure, so that a Fortran solver calls it without Python; the same
             numbers up to rounding (`bridge/compiled.py`). Gradients differentiate this module in either case, at the same
             parameters.
@@ -69,7 +70,9 @@ class Correction(nn.Module):
         if self.features and not self.grid:
             raise ConfigError(f"The solver {spec.solver} has no grid: leave features empty, the network sees the state.")
         channels = len(self.features) if self.grid else self.size
-        outputs = 1 if self.grid else self.size
+        self.outputs = spec.outputs
+        self.one_map = bool(self.grid) and (spec.coefficient is None or spec.coefficient.shape == self.grid)
+        outputs = 1 if self.one_map else self.outputs
         dtype = network_dtype(network)
         self.register_buffer("input_mean", as_numbers("input_mean", input_mean, channels, dtype))
         self.register_buffer("input_scale", as_numbers("input_scale", input_scale, channels, dtype))
@@ -92,17 +95,17 @@ class Correction(nn.Module):
             u: (B, N) states, float32 or float64.
 
         Returns:
-            (B, N) tendency in physical units, dtype of u.
+            (B, N) tendency, or (B, M) coefficient, in physical units, dtype of u.
 
         Raises:
             InputError: the network's output has another shape.
         """
         output = self.network(self.inputs(u))
-        expected = (u.shape[0], 1, *self.grid) if self.grid else u.shape
+        expected = (u.shape[0], 1, *self.grid) if self.grid and self.one_map else (u.shape[0], self.outputs)
         if output.shape != expected:
             raise InputError(f"The network returned shape {tuple(output.shape)}; "
                              f"the correction needs {tuple(expected)}: mend the network's last layer.")
-        return (output.reshape(u.shape) * self.output_scale).to(u.dtype)
+        return (output.reshape(u.shape[0], self.outputs) * self.output_scale).to(u.dtype)
 
     def inputs(self, u: Tensor) -> Tensor:
         """What the network sees: features of the states, normalised.
@@ -129,7 +132,8 @@ class Correction(nn.Module):
 
         Args:
             states: (M, N) float64, numpy or torch.
-            tendencies: (M, N) in the state's unit per unit of time; None leaves the output scale as it is.
+            tendencies: (M, N) in the state's unit per unit of time, NaN for components whose tendency nobody knows; None leaves
+                the output scale as it is.
 
         Raises:
             InputError: an input or a tendency that does not vary, so that no scale can be found.
@@ -140,8 +144,8 @@ class Correction(nn.Module):
         self.input_scale.copy_(varying("input", values.std(1)))
         if tendencies is not None:
             t = torch.as_tensor(tendencies).to(self.input_mean.device, torch.float64)
-            spread = t.square().mean().sqrt().reshape(1) if self.grid else t.square().mean(0).sqrt()
-            # A component whose tendency needs no correction still gets a scale, the largest's, so that nothing divides by 0.
+            spread = t.square().nanmean().sqrt().reshape(1) if self.grid else t.square().nanmean(0).sqrt().nan_to_num(0.0)
+            # A component without a tendency, or with one that needs no correction, gets the largest scale: nothing divides by 0.
             self.output_scale.copy_(torch.where(spread > 0, spread, varying("tendency", spread.max())))
 
     def _features(self, u: Tensor) -> Tensor:

@@ -85,20 +85,21 @@ def check_gradients(
     try:
         h = training.stride * solver.spec.dt
         reference = make_reference(experiment, solver.spec, progress=progress)
-        targets = Targets(reference, solver.spec, experiment.reference, h)
+        targets = Targets(reference, solver.spec, experiment.reference, h, experiment.observation)
         try:
             lengths = list(windows) or _lengths(targets, training.window)
             correction = (load_correction(run.checkpoints["best"], solver.spec) if run
                           else beginner(experiment, solver, targets, fit))
             held_out = targets.windows("validation", max(lengths))
             leads = targets.leads(max(lengths))
-            states = held_out.batch(held_out.spread(starts), (0, *leads))
+            chosen = held_out.spread(starts)
+            first, observed = held_out.start(chosen), held_out.observe(chosen, leads)
         finally:
             targets.close()
-        scale, name = _time_scale(experiment, solver, states[0])
-        table = gradcheck(solver, correction, states[0], states[1:], lengths, gradients=_variants(training, gradients),
+        scale, name = _time_scale(experiment, solver, first)
+        table = gradcheck(solver, correction, first, observed, lengths, gradients=_variants(training, gradients),
                           directions=directions, stride=training.stride, leads=leads, time_scale=scale, time_name=name,
-                          seed=training.seed, progress=progress)
+                          seed=training.seed, components=targets.observation.components, progress=progress)
     finally:
         solver.close()
     folder = Path(out) if out else run.folder if run else Path("runs") / (experiment.name or experiment.solver.name)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Networks that come with trimtab, and the door for any other: torch modules in normalised units.
 
-A network knows no solver. It maps (B, N) to (B, N), or on a grid (B, channels, y, x) to (B, 1, y, x), on
-a line (B, channels, x) to (B, 1, x).
+A network knows no solver. It maps (B, N) to (B, N), or on a grid (B, channels, y, x) to (B, 1, y, x), on a line
+(B, channels, x) to (B, 1, x); what answers a coefficient maps to its length. `output` keeps a coefficient positive.
 """
 
 from __future__ import annotations
@@ -26,43 +26,56 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+class Exp(nn.Module):
+    """e^x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
+        return x.exp()
+
+
+OUTPUTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {"linear": (), "softplus": (nn.Softplus,), "exp": (Exp,)}
+
+
 class MLP(nn.Sequential):
-    """Fully connected layers with a linear output; (B, sizes[0]) -> (B, sizes[-1]).
+    """Fully connected layers; (B, sizes[0]) -> (B, sizes[-1]).
 
     Args:
         sizes: width of each layer, the input's first.
         activation: "tanh", "relu", "gelu" or "silu", after every layer but the last.
+        output: after the last layer: "linear", or "softplus" or "exp", which are positive.
 
     Raises:
-        ConfigError: fewer than two sizes, a size below 1, an unknown activation.
+        ConfigError: fewer than two sizes, a size below 1, an unknown activation or output.
     """
 
-    def __init__(self, sizes: Sequence[int] = (3, 32, 32, 3), activation: str = "tanh"):
+    def __init__(self, sizes: Sequence[int] = (3, 32, 32, 3), activation: str = "tanh", output: str = "linear"):
         _check_widths("MLP: sizes", sizes)
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise(sizes):
             layers += [nn.Linear(width, following), _activation(activation)]
-        super().__init__(*layers[:-1])
+        super().__init__(*layers[:-1], *_output(output))
 
 
 class PeriodicCNN(nn.Sequential):
-    """Convolutions on a periodic grid with a linear output; (B, channels[0], y, x) -> (B, channels[-1], y, x).
+    """Convolutions on a periodic grid; (B, channels[0], y, x) -> (B, channels[-1], y, x).
 
     Args:
         channels: channels of each layer, the input's first.
         kernel: odd width of every square kernel, in grid points.
         activation: "relu", "tanh", "gelu" or "silu", after every layer but the last.
         dimensions: 2, or 1 for a line: (B, channels[0], x) -> (B, channels[-1], x).
+        output: see `MLP`.
 
     Raises:
-        ConfigError: fewer than two entries in channels, an even kernel, an unknown activation, other dimensions.
+        ConfigError: fewer than two entries in channels, an even kernel, an unknown activation or output, other dimensions.
 
     Source:
         The architecture of Guan et al., arXiv 2201.07347, with circular padding (11 layers of 5x5, 64 channels there).
     """
 
     def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int = 5, activation: str = "relu",
-                 dimensions: int = 2):
+                 dimensions: int = 2, output: str = "linear"):
         _check_widths("PeriodicCNN: channels", channels)
         if dimensions not in (1, 2):
             raise ConfigError(f"PeriodicCNN: dimensions = {dimensions} must be 1, a line, or 2, a plane.")
@@ -73,7 +86,7 @@ class PeriodicCNN(nn.Sequential):
             kind: Any = nn.Conv2d if dimensions == 2 else nn.Conv1d
             convolution = kind(width, following, kernel, padding=kernel // 2, padding_mode="circular")
             layers += [convolution, _activation(activation)]
-        super().__init__(*layers[:-1])
+        super().__init__(*layers[:-1], *_output(output))
 
 
 class RingCNN(nn.Module):
@@ -105,7 +118,32 @@ class RingCNN(nn.Module):
         return values.squeeze(1)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "RingCNN": RingCNN}
+class Unknowns(nn.Module):
+    """Parameters that do not depend on the state: an unknown number or field, to be found as it is; (B, ...) -> (B, *shape).
+
+    Args:
+        shape: of what it answers: [M], or [1, y, x] on a grid.
+        initial: value of every parameter at the beginning, before `output`.
+        uniform: one parameter for all of the shape, in place of one each.
+        output: see `MLP`.
+
+    Raises:
+        ConfigError: a length below 1, an unknown output.
+    """
+
+    def __init__(self, shape: Sequence[int] = (1,), initial: float = 0.0, uniform: bool = False, output: str = "linear"):
+        super().__init__()
+        if len(shape) < 1 or any(length < 1 for length in shape):
+            raise ConfigError(f"Unknowns: shape = {list(shape)} must be positive numbers.")
+        self.shape, self.output = tuple(shape), nn.Sequential(*_output(output))
+        self.values = nn.Parameter(torch.full((1,) * len(self.shape) if uniform else self.shape, float(initial)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The same for every state, (B, *shape)."""
+        return self.output(self.values).expand(inputs.shape[0], *self.shape)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "RingCNN": RingCNN, "Unknowns": Unknowns}
 
 
 def build_network(name: str, **options: Any) -> nn.Module:
@@ -152,6 +190,12 @@ def network_dtype(module: nn.Module) -> torch.dtype:
 def _check_widths(what: str, widths: Sequence[int]) -> None:
     if len(widths) < 2 or any(width < 1 for width in widths):
         raise ConfigError(f"{what} = {list(widths)} must be at least two positive numbers, input and output.")
+
+
+def _output(name: str) -> list[nn.Module]:
+    if name not in OUTPUTS:
+        raise ConfigError(f"Unknown output {name!r}; give one of {', '.join(OUTPUTS)}.")
+    return [kind() for kind in OUTPUTS[name]]
 
 
 def _activation(name: str) -> nn.Module:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trimtab.errors import ConfigError
 from trimtab.phase import Phase, cosine
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.slot_correction import AnyCorrection
@@ -25,7 +26,8 @@ class Labels:
     """States of the truth and the tendency the solver misses there, (truth(t + T) - Psi(truth(t))) / T.
 
     Psi is the solver alone, run for the time T: the outer step h, or with sparse targets the multiple of h at which the
-    next snapshot comes.
+    next snapshot comes. With an observation operator: (y(t + T) - Psi(u_0)) / T from the windows' initial states u_0, with the
+    noise of y over T in it, and no label, NaN, for a component that is not observed.
 
     Args:
         solver: without correction.
@@ -36,7 +38,9 @@ class Labels:
 
     def __init__(self, solver: Solver, windows: Windows, stride: int, *, keep: bool):
         self.solver, self.windows, self.stride, self.keep = solver, windows, stride, keep
-        self.outer = windows.targets.gap
+        self.outer, self.view = windows.targets.gap, getattr(solver, "slot_view", None)
+        # Components that have a label; what a named slot should return is no component of the state.
+        self.observed = windows.targets.observation.components if self.view is None else None
         self._all: tuple[np.ndarray | None, np.ndarray] | None = None
 
     def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +52,7 @@ class Labels:
         Returns:
             (B', N) float64 states and (B', N) float64 labels in the state's unit per unit of time, B' <= B; of a solver with
             named slots what they see, (B', M), and should return, (B', M').
+            The labels are NaN for components that are not observed.
         """
         if self._all is None and self.keep:
             everything = np.arange(len(self.windows))
@@ -57,22 +62,22 @@ class Labels:
             states, labels = self._compute(indices)
         else:
             kept, labels = self._all[0], self._all[1][indices]
-            states = self.windows.batch(indices, (0,))[0] if kept is None else kept[indices]
-        finite = np.isfinite(labels).all(axis=1)
+            states = self.windows.start(indices) if kept is None else kept[indices]
+        finite = np.isfinite(labels if self.observed is None else labels[:, self.observed]).all(axis=1)
         return (states, labels) if finite.all() else (states[finite], labels[finite])
 
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        start, end = self.windows.batch(indices, (0, self.outer))
+        start, end = self.windows.start(indices), self.windows.observe(indices, (self.outer,))[0]
         window = self.solver.advance(start, 1, stride=self.stride * self.outer, on_blow_up="mark")
-        project = getattr(self.solver, "project", None)  # waves that the solver drops are nothing that it misses
+        # Waves that the solver drops are nothing that it misses; of a part of the field nobody can tell them.
+        project = getattr(self.solver, "project", None) if self.observed is None else None
         missing = ((end if project is None else project(end)) - window.states[1]) / window.h
-        view = getattr(self.solver, "slot_view", None)
-        return (start, missing) if view is None else view(start, missing, self.stride * self.outer)
+        return (start, missing) if self.view is None else self.view(start, missing, self.stride * self.outer)
 
     def _join(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray | None, np.ndarray]:
         """Inputs, unless they are the states, which are at hand, and labels."""
-        slots = hasattr(self.solver, "slot_view")
-        return (np.concatenate([one[0] for one in parts]) if slots else None), np.concatenate([one[1] for one in parts])
+        seen = None if self.view is None else np.concatenate([one[0] for one in parts])
+        return seen, np.concatenate([one[1] for one in parts])
 
 
 def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Targets, training: TrainingConfig) -> None:
@@ -100,12 +105,17 @@ class Offline(Phase):
         config: [offline].
         training: [training], whose seed, window and stride count.
         solver, correction, targets: what is trained, and on what.
+
+    Raises:
+        ConfigError: a solver whose slot takes a coefficient.
     """
 
     name = "offline"
 
     def __init__(self, config: OfflineConfig, training: TrainingConfig, solver: Solver, correction: AnyCorrection,
                  targets: Targets):
+        if solver.spec.coefficient is not None:
+            raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
         self.config, self.correction = config, correction
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
         self.labels, self.held_out = (
@@ -153,4 +163,6 @@ class Offline(Phase):
     def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
         states, labels = (torch.from_numpy(one) for one in source.get(indices))
         misfit = (self.correction(states) - labels) / self.correction.scale_of_outputs()
+        if source.observed is not None:
+            misfit = misfit[:, torch.from_numpy(source.observed)]
         return misfit.square().mean(), len(indices) - len(states)

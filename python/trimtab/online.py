@@ -46,9 +46,9 @@ class Online(Phase):
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
-        self.visible = solver.spec.visible
         first = self.windows[config.window]
         self.scale = field_scale(solver.spec, first.batch(first.spread(SCALED), (0,))[0])
+        self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
     def size(self, epoch: int) -> int:
@@ -76,7 +76,7 @@ class Online(Phase):
         start, truth = self._batch(self.windows[steps], indices, self.leads[steps])
         states = rollout(self.solver, self.correction, start, steps, gradient=self.gradient, stride=config.stride,
                          on_blow_up="mark" if config.on_blow_up == "drop" else "raise")
-        loss = mean_square(states, truth, self._chosen(steps), self.visible, self.scale)
+        loss = mean_square(states, truth, self._chosen(steps), self.observed, self.scale)
         return loss, len(indices) - int(alive(states).sum())
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class Online(Phase):
             finite = int(window.alive.sum())
             if finite:
                 states = torch.from_numpy(window.states)
-                total += finite * float(mean_square(states, truth, self._chosen(steps), self.visible, self.scale))
+                total += finite * float(mean_square(states, truth, self._chosen(steps), self.observed, self.scale))
             count, dropped = count + finite, dropped + start.shape[0] - finite
         return total / count if count else float("nan"), dropped
 
@@ -103,6 +103,5 @@ class Online(Phase):
 
     @staticmethod
     def _batch(windows: Windows, indices: np.ndarray, leads: list[int]) -> tuple[Tensor, Tensor]:
-        """Initial states (B, N) and truth (L, B, N)."""
-        states = torch.from_numpy(windows.batch(indices, (0, *leads)))
-        return states[0], states[1:]
+        """Initial states (B, N) and what is observed of the truth (L, B, N)."""
+        return torch.from_numpy(windows.start(indices)), torch.from_numpy(windows.observe(indices, leads))

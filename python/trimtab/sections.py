@@ -13,6 +13,9 @@ Options = Mapping[str, Any]
 FILTERS = ("none", "gaussian", "sharp")
 OPTIMISERS = ("adam", "adamw", "sgd")
 CLOSURES = ("none", "smagorinsky", "offline", "online")
+NOISE_UNITS = ("field", "climate")
+REGIONS = ("all", "left", "right")
+STARTS = ("truth", "observed")
 
 
 def _at_least(section: str, values: Any, minimum: float, *keys: str) -> None:
@@ -129,10 +132,59 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True)
+class ObservationConfig:
+    """[observation]: what training gets to see of the truth, y = H u + noise; without the section, all of it.
+
+    It holds for the loss, for the labels of the offline phase and for the windows that validate; scores compare with the truth
+    itself. Targets that are sparse in time come from reference.interval, a multiple of the outer step.
+
+    Args:
+        noise: standard deviation of the noise, one number a field or one for all; empty for none. Independent normal numbers
+            that depend on nothing but seed, run and snapshot.
+        noise_unit: "field" (the field's own unit) or "climate" (standard deviations of the field over the training runs).
+        fields: names of the fields that are observed; empty for all.
+        components: numbers, from 0, of the observed components of the flat state; empty for all.
+        every: of each field every k-th point along each of its dimensions.
+        region: "all", or the "left" or "right" half of each field's last dimension.
+        fraction: share of the points left by all of these, drawn once with the seed.
+        start: initial states of the windows: "truth", the full state without noise (what a reanalysis would give at best); or
+            "observed", the best linear estimate from the first observation and the climate of the training runs, see
+            `observation.Estimate`.
+        climate_states: states that the climate is taken from, evenly spread over the training runs.
+        seed: noise, and the points of `fraction`.
+    """
+
+    noise: tuple[float, ...] = ()
+    noise_unit: str = "field"
+    fields: tuple[str, ...] = ()
+    components: tuple[int, ...] = ()
+    every: int = 1
+    region: str = "all"
+    fraction: float = 1.0
+    start: str = "truth"
+    climate_states: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("observation", self, 1, "every")
+        _at_least("observation", self, 2, "climate_states")
+        _at_least("observation", self, 0, "seed")
+        _positive("observation", self, "fraction")
+        _one_of("observation", self, "noise_unit", NOISE_UNITS)
+        _one_of("observation", self, "region", REGIONS)
+        _one_of("observation", self, "start", STARTS)
+        if self.fraction > 1:
+            raise ConfigError(f"observation.fraction = {self.fraction} is a share of the points: give a number up to 1.")
+        if any(not one >= 0 for one in self.noise):
+            raise ConfigError(f"observation.noise = {list(self.noise)} holds standard deviations, which are not negative.")
+
+
+@dataclass(frozen=True)
 class OfflineConfig:
     """[offline]: the a priori phase: baseline, and warm start of the online phase; steps = 0 leaves it out.
 
-    The label is the subgrid tendency seen from the solver: (truth(t + h) - one solver step from truth(t)) / h.
+    The label is the subgrid tendency seen from the solver: (truth(t + h) - one solver step from truth(t)) / h; with an
+    [observation] the observed components alone get one, from observed values.
 
     Args:
         steps: optimiser steps.
@@ -255,18 +307,3 @@ class ScoreConfig:
         for one in self.closures:
             if one not in CLOSURES:
                 raise ConfigError(f"score.closures holds {one!r}; known are {', '.join(CLOSURES)}.")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Everything one result depends on."""
-
-    name: str = ""
-    description: str = ""
-    solver: SolverConfig = field(default_factory=SolverConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
-    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
-    offline: OfflineConfig = field(default_factory=OfflineConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    score: ScoreConfig = field(default_factory=ScoreConfig)

@@ -71,6 +71,8 @@ class SolverSpec:
         time_units: unit of time; "1" when non-dimensional.
         parameters: the parameters in force, by name.
         slots: named slots; empty where one network sees the state and returns its tendency.
+        coefficient: what the slot takes when that is a coefficient of the solver's own tendency, with its shape and unit;
+            None when it is the tendency of the state.
     """
 
     solver: str
@@ -80,6 +82,7 @@ class SolverSpec:
     time_units: str = "1"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     slots: tuple[Slot, ...] = ()
+    coefficient: Field | None = None
 
     @property
     def size(self) -> int:
@@ -97,6 +100,10 @@ class SolverSpec:
     def shown(self) -> SolverSpec:
         """The same without the hidden fields."""
         return dataclasses.replace(self, fields=tuple(one for one in self.fields if not one.hidden))
+    @property
+    def outputs(self) -> int:
+        """Numbers M that the slot takes for one state."""
+        return self.size if self.coefficient is None else self.coefficient.size
 
     @property
     def grid(self) -> tuple[int, ...]:

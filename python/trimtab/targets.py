@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import xarray as xr
 
 from trimtab.errors import ConfigError, DataError
-from trimtab.sections import ReferenceConfig
-from trimtab.state import Field, SolverSpec
+from trimtab.observation import Estimate, observation_of
+from trimtab.reference_file import find_interval, find_variable, match_interval, open_file
+from trimtab.sections import ObservationConfig, ReferenceConfig
+from trimtab.state import SolverSpec
 
 Purpose = Literal["training", "validation", "test"]
 IN_MEMORY = 2**30
@@ -32,6 +33,7 @@ class Targets:
         spec: the solver's.
         reference: how many runs serve each purpose.
         h: outer step.
+        observation: what training sees of it; None for all.
         in_memory: most bytes to hold.
 
     Attributes:
@@ -39,22 +41,27 @@ class Targets:
         shape: (runs, snapshots, N) of the file.
         skip, gap: snapshots an outer step, and outer steps a snapshot; one of them is 1.
         in_memory: whether the file is held in memory.
+        observation: the `Observation` operator.
 
     Raises:
+        ConfigError: an observation that does not fit the solver.
         DataError: no such file, a missing variable, another grid, gaps in time, an interval that does not fit h, values
             that are not finite, too few runs or snapshots.
     """
 
-    def __init__(self, path: str | Path, spec: SolverSpec, reference: ReferenceConfig, h: float, *,
-                 in_memory: int = IN_MEMORY):
+    def __init__(self, path: str | Path, spec: SolverSpec, reference: ReferenceConfig, h: float,
+                 observation: ObservationConfig | None = None, *, in_memory: int = IN_MEMORY):
         self.path, self.spec, self.reference, self.h = Path(path), spec, reference, h
-        self._file = _open(self.path)
+        self._config = observation or ObservationConfig()
+        self._noise: dict[int, np.ndarray] = {}
+        self._estimate: Estimate | None = None
+        self._file = open_file(self.path)
         try:
-            self._variables = [_variable(self._file, field, self.path) for field in spec.fields]
+            self._variables = [find_variable(self._file, field, self.path) for field in spec.fields]
             runs, snapshots = self._variables[0].shape[:2]
             self.shape = (runs, snapshots, spec.size)
-            self.interval = _interval(self._file, self.path, spec.time_units)
-            self.skip, self.gap = _match(self.interval, h, self.path)
+            self.interval = find_interval(self._file, self.path, spec.time_units)
+            self.skip, self.gap = match_interval(self.interval, h, self.path)
             self._check_runs()
             self._values: np.ndarray | None = None
             self.in_memory = 8 * math.prod(self.shape) <= in_memory
@@ -62,6 +69,7 @@ class Targets:
                 self._values = np.empty(self.shape)
                 for run in range(runs):
                     self._values[run] = self._read(run, slice(None))
+            self.observation = observation_of(self._config, spec, self.climate)
         except BaseException:
             self._file.close()
             raise
@@ -169,6 +177,55 @@ class Targets:
             batch[:, i] = stretch[snapshots[:, i] - first]
         return batch
 
+    def climate(self) -> np.ndarray:
+        """States of the training runs, evenly spread, (S, N) float64 with S up to `observation.climate_states`."""
+        runs, wanted = self._numbers("training"), self._config.climate_states
+        every = max(1, -(-len(runs) * self.shape[1] // wanted))
+        return np.concatenate([self.states(run, slice(0, None, every)) for run in runs])
+
+    def observe(self, runs: np.ndarray, snapshots: np.ndarray) -> np.ndarray:
+        """Observations y = H u + e of the states at given places.
+
+        Args:
+            runs: (B,) int, numbers in the file.
+            snapshots: (L, B) int.
+
+        Returns:
+            (L, B, N) float64, NaN where nothing is observed.
+        """
+        observed = self.gather(runs, snapshots)
+        if self.observation.deviation is not None:
+            for i, run in enumerate(runs):
+                observed[:, i] += self._errors(int(run), snapshots[:, i])
+        return self.observation.hide(observed)
+
+    def start(self, runs: np.ndarray, snapshots: np.ndarray) -> np.ndarray:
+        """Initial states for windows at given places, as `observation.start` says.
+
+        Args:
+            runs: (B,) int, numbers in the file.
+            snapshots: (B,) int.
+
+        Returns:
+            (B, N) float64.
+
+        Raises:
+            ConfigError: see `Estimate`.
+        """
+        if self._config.start == "truth":
+            return self.gather(runs, snapshots[None])[0]
+        if self._estimate is None:
+            self._estimate = Estimate(self.observation, self.spec, self.climate())
+        return self._estimate(self.observe(runs, snapshots[None])[0])
+
+    def _errors(self, run: int, snapshots: np.ndarray) -> np.ndarray:
+        """e of some snapshots of a run, (L, N); of a file in memory each is drawn once."""
+        if not self.in_memory:
+            return np.stack([self.observation.noise(run, int(one)) for one in snapshots])
+        if run not in self._noise:
+            self._noise[run] = np.stack([self.observation.noise(run, one) for one in range(self.shape[1])])
+        return self._noise[run][snapshots]
+
     def _numbers(self, purpose: Purpose) -> range:
         sizes = self.reference
         if purpose == "training":
@@ -242,7 +299,7 @@ class Windows:
         return len(self.runs) * self.count
 
     def batch(self, indices: Any, leads: Sequence[int]) -> np.ndarray:
-        """States of some windows at some lead times.
+        """The truth's states of some windows at some lead times.
 
         Args:
             indices: (B,) int, 0 to len - 1.
@@ -251,91 +308,25 @@ class Windows:
         Returns:
             (len(leads), B, N) float64.
         """
+        return self.targets.gather(*self._places(indices, leads))
+
+    def observe(self, indices: Any, leads: Sequence[int]) -> np.ndarray:
+        """What training sees of the same: observations, NaN where nothing is observed; arguments as in `batch`."""
+        return self.targets.observe(*self._places(indices, leads))
+
+    def start(self, indices: Any) -> np.ndarray:
+        """Initial states of some windows, (B, N) float64, see `Targets.start`."""
+        runs, snapshots = self._places(indices, (0,))
+        return self.targets.start(runs, snapshots[0])
+
+    def _places(self, indices: Any, leads: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Runs (B,) and snapshots (L, B)."""
         indices = np.asarray(indices)
-        targets = self.targets
-        offsets = np.array([lead * targets.skip // targets.gap for lead in leads])
-        runs = self.runs.start + indices // self.count
-        return targets.gather(runs, (self.first + indices % self.count)[None, :] + offsets[:, None])
+        offsets = np.array([lead * self.targets.skip // self.targets.gap for lead in leads])
+        return self.runs.start + indices // self.count, (self.first + indices % self.count)[None, :] + offsets[:, None]
 
     def spread(self, number: int) -> np.ndarray:
         """Indices of `number` windows, evenly spread; of all of them when number is 0 or too large."""
         if not number or number >= len(self):
             return np.arange(len(self))
         return np.linspace(0, len(self) - 1, number).astype(np.int64)
-
-
-def _open(path: Path) -> xr.Dataset:
-    if not path.exists():
-        raise DataError(f"There is no reference run {path}; mend reference.file.")
-    zarr = path.is_dir()
-    options: dict[str, Any] = {"engine": "zarr", "consolidated": False} if zarr else {}
-    try:
-        return xr.open_dataset(path, decode_times=False, chunks=None, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        kind = "a Zarr store" if zarr else "a netCDF file"
-        raise DataError(f"{path} cannot be opened as {kind}, it may be cut short: {_first_line(error)}") from error
-    except ImportError as error:
-        raise DataError(f"{path} is a Zarr store, and zarr is not installed: pip install zarr.") from error
-
-
-def _variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
-    if field.name not in file:
-        raise DataError(f"{path} has no variable {field.name!r} ({field.long_name}); it has "
-                        f"{', '.join(map(str, file.data_vars)) or 'none'}.")
-    variable = file[field.name]
-    if "run" not in variable.dims:
-        variable = variable.expand_dims("run")
-    expected = ("run", "time", *field.dims)
-    if set(variable.dims) != set(expected):
-        raise DataError(f"The variable {field.name!r} of {path} has the dimensions "
-                        f"({', '.join(map(str, variable.dims))}); it needs ({', '.join(expected)}), run optional.")
-    variable = variable.transpose(*expected)
-    if variable.dtype.kind not in "fiu":
-        raise DataError(f"The variable {field.name!r} of {path} holds {variable.dtype}; give it real numbers.")
-    if variable.shape[2:] != field.shape:
-        raise DataError(f"The variable {field.name!r} of {path} has the grid {variable.shape[2:]}, the "
-                        f"solver has {field.shape} ({', '.join(field.dims)}): filter the data to the solver's grid.")
-    for dim, values in field.coords.items():
-        if dim in file.coords and dim in variable.dims:
-            found, tolerance = np.asarray(file[dim].values), 1e-5 * np.abs(values).max()
-            if found.dtype.kind in "fiu" and not np.allclose(found, values, rtol=0, atol=tolerance):
-                raise DataError(f"The coordinate {dim!r} of {path} runs from {found[0]:g} to {found[-1]:g}; the "
-                                f"solver's from {values[0]:g} to {values[-1]:g}: put the data on the solver's grid.")
-    if variable.shape[0] == 0 or variable.shape[1] < 2:
-        raise DataError(f"{path} holds {variable.shape[0]} runs of {variable.shape[1]} snapshots; a target needs at "
-                        "least one run of two.")
-    return variable
-
-
-def _interval(file: xr.Dataset, path: Path, unit: str) -> float:
-    if "time" not in file.coords:
-        raise DataError(f"{path} has no coordinate `time`; give every snapshot its time, in the solver's unit.")
-    units = str(file["time"].attrs.get("units", "1"))
-    if units not in ("1", unit):
-        raise DataError(f"The coordinate `time` of {path} is in {units!r}; give it in the solver's own unit of time, with "
-                        f"units = {unit!r}.")
-    times = np.asarray(file["time"].values)
-    if times.ndim != 1 or times.dtype.kind not in "fiu" or not np.isfinite(times).all():
-        raise DataError(f"The coordinate `time` of {path} must be one finite number a snapshot.")
-    steps = np.diff(times.astype(np.float64))
-    interval = float(np.median(steps))
-    wrong = np.abs(steps - interval) > 1e-4 * abs(interval)
-    if interval <= 0 or wrong.any():
-        at = int(np.argmax(wrong)) if wrong.any() else 0
-        raise DataError(f"The times of {path} have a gap or do not rise: {times[at]:g} is followed by "
-                        f"{times[at + 1]:g}, elsewhere they are {interval:g} apart; cut the run there or fill the gap.")
-    return float((times[-1] - times[0]) / (len(times) - 1))
-
-
-def _match(interval: float, h: float, path: Path) -> tuple[int, int]:
-    """(snapshots an outer step, outer steps a snapshot), one of them 1."""
-    ratio = h / interval
-    skip, gap = max(1, round(ratio)), max(1, round(1 / ratio))
-    if not math.isclose(skip * interval, gap * h, rel_tol=1e-4):
-        raise DataError(f"The snapshots of {path} are {interval:g} apart and the outer step is {h:g}: one must be a "
-                        "whole multiple of the other; change training.stride or solver.dt.")
-    return skip, gap
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

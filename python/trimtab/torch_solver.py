@@ -100,7 +100,10 @@ class TorchSolver:
         return x + dt * sum((w * k for w, k in zip(b, slopes, strict=True)), torch.zeros_like(x))
 
     def _correct(self, x: Tensor, correction: nn.Module | None) -> Tensor | None:
-        return None if correction is None else self.physics.enter(correction(self.physics.leave(x)))
+        if correction is None:
+            return None
+        answer = correction(self.physics.leave(x))
+        return self.physics.enter(answer) if self.spec.coefficient is None else self.physics.influence(x, answer)
 
 
 def twin(solver: Solver) -> TorchSolver:
@@ -122,12 +125,19 @@ class _Ode:
     def tendency(self, x: Tensor) -> Tensor:
         raise ConfigError("this physics has no tendency")
 
+    def influence(self, x: Tensor, p: Tensor) -> Tensor:
+        raise ConfigError("the slot of this physics takes no coefficient")
+
 
 class _Lorenz63(_Ode):
     def tendency(self, x: Tensor) -> Tensor:
         u, v, w = x.unbind(-1)
         sigma, rho, beta = self.p["sigma"], self.p["rho"], self.p["beta"]
         return torch.stack([sigma * (v - u), u * (rho - w) - v, u * v - beta * w], dim=-1)
+
+    def influence(self, x: Tensor, p: Tensor) -> Tensor:
+        zero = torch.zeros_like(x[..., 0])
+        return torch.stack([zero, zero, -p[..., 0] * x[..., 2]], dim=-1)
 
 
 class _Oscillator(_Ode):
@@ -211,6 +221,8 @@ class _Plane:
         self.linear = damping - p["beta"] * 1j * self.kx * self.inverse
         x = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
         wave = torch.cos(p["forcing_wavenumber"] * x)
+        k = torch.cos(p["pattern_wavenumber"] * x)
+        self.pattern = p["viscosity_pattern"] * (1 + k[:, None] * k[None, :])
         self.forcing = torch.fft.rfft2(p["forcing_amplitude"] * (wave[None, :] + wave[:, None])) * self.mask
 
     def enter(self, u: Tensor) -> Tensor:
@@ -224,7 +236,15 @@ class _Plane:
         u, v, q = (self._to_fine(one) for one in (-1j * self.ky * psi, 1j * self.kx * psi, x))
         # Flux form, unlike the Fortran's: div(u q) from five transforms.
         advection = 1j * self.kx * self._from_fine(u * q) + 1j * self.ky * self._from_fine(v * q)
-        return -advection + self.linear * x + self.forcing
+        return -advection + self.linear * x + self.forcing + self.influence(x, self.pattern.flatten())
+
+    def influence(self, x: Tensor, p: Tensor) -> Tensor:
+        viscosity = p.unflatten(-1, (self.n, self.n))
+        answer = torch.zeros_like(x)
+        for k in (self.kx, self.ky):
+            slope = torch.fft.irfft2(1j * k * x, s=(self.n, self.n))
+            answer = answer + 1j * k * torch.fft.rfft2(viscosity * slope) * self.mask
+        return answer
 
     def _to_fine(self, x: Tensor) -> Tensor:
         n, m = self.n, self.fine

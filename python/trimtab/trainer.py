@@ -267,7 +267,7 @@ class Trainer:
         get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
         path = make_reference(experiment, self.solver.spec, open_solver=self._opener, progress=self.progress)
         h = experiment.training.stride * self.solver.spec.dt
-        self.targets = Targets(path, self.solver.spec, experiment.reference, h)
+        self.targets = Targets(path, self.solver.spec, experiment.reference, h, experiment.observation)
         log.info("%s: %d runs of %d snapshots, %g apart; h = %g", path, *self.targets.shape[:2],
                  self.targets.interval, h)
 
@@ -345,6 +345,7 @@ class Trainer:
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
         return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.solver.spec),
                 "slots": checkpoint.slots_of(self.solver.spec),
+                "coefficient": self.solver.spec.coefficient and self.solver.spec.coefficient.name,
                 "correction": weights, "progress": asdict(self.at), "history": self.records.history, **self._provenance}
 
 

@@ -17,6 +17,7 @@ program test_slot
   do place = 1, 2
     call compare('lorenz96', '&lorenz96 n=64 /', trim(places(place)))
     call compare('qg', '&qg n=8, viscosity=0.01, forcing_amplitude=1, forcing_wavenumber=2 /', trim(places(place)))
+    call compare('qg', "&qg n=8, viscosity=0.01, viscosity_pattern=0.02, slot='viscosity' /", trim(places(place)))
   end do
   call finish()
 

@@ -82,6 +82,39 @@ def tendency_adjoint(handle: int, u: np.ndarray, lam: np.ndarray) -> np.ndarray:
     return answer
 
 
+def influence(handle: int, u: np.ndarray, coefficient: np.ndarray) -> np.ndarray:
+    """What a (B, M) coefficient adds to the tendency of (B, N) float64 C-contiguous states, (B, N).
+
+    Raises:
+        SolverError: the solver is closed, or its slot takes no coefficient.
+    """
+    answer = np.empty_like(u)
+    _check(solver_api.solver_influence(handle, u.T, coefficient.T, answer.T))
+    return answer
+
+
+def influence_adjoint(handle: int, u: np.ndarray, lam: np.ndarray, outputs: int) -> np.ndarray:
+    """(dN/dP)^T lam at (B, N) float64 C-contiguous states, (B, outputs).
+
+    Raises:
+        SolverError: as in `influence`.
+    """
+    answer = np.empty((len(u), outputs))
+    _check(solver_api.solver_influence_adjoint(handle, u.T, lam.T, answer.T))
+    return answer
+
+
+def influence_state_adjoint(handle: int, u: np.ndarray, coefficient: np.ndarray, lam: np.ndarray) -> np.ndarray:
+    """The derivative by the state of what a coefficient adds, transposed and applied to lam, (B, N).
+
+    Raises:
+        SolverError: as in `influence`.
+    """
+    answer = np.empty_like(u)
+    _check(solver_api.solver_influence_state_adjoint(handle, u.T, coefficient.T, lam.T, answer.T))
+    return answer
+
+
 def project(handle: int, u: np.ndarray) -> np.ndarray:
     """What the solver holds of (B, N) float64 C-contiguous states or tendencies, (B, N).
 

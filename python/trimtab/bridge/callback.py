@@ -29,8 +29,8 @@ class Callback:
     """A C function pointer over a torch module.
 
     Args:
-        module: (B, N) -> (B, N) in float32 or float64; tendencies in the state's unit per unit of time.
-        outputs: length of one answer where that is not N: a named slot's.
+        module: (B, N) -> (B, M) in float32 or float64: tendencies in the state's unit per unit of time, or coefficients.
+        outputs: M; 0 for N, a tendency.
 
     Attributes:
         address: of the C function.
@@ -64,26 +64,26 @@ class Callback:
             nonlocal states, answer, shape, last, length, count
             if address != last or n != length or members != count:
                 states = _view(ready, address, n, members, dtype)
-                shape = torch.Size((members, outputs or n))
-                last, length, count = address, n, members
+                shape, last, length, count = torch.Size((members, outputs or n)), address, n, members
             answer = module(states)
             if type(answer) is not Tensor or answer.shape != shape or answer.dtype is not dtype \
                     or not answer.is_contiguous() or not answer.is_cpu:
-                answer = conform(answer, shape)
+                answer = conform(answer, states, shape)
             return answer.data_ptr()  # `answer` lives in the closure until the next call
 
         return call
 
-    def _conform(self, answer: Any, shape: torch.Size) -> Tensor:
+    def _conform(self, answer: Any, states: Tensor, shape: torch.Size) -> Tensor:
         if not isinstance(answer, Tensor):
             raise CorrectionError(f"The correction returned a {type(answer).__name__}; it must return a tensor.")
         if answer.shape != shape:
-            raise CorrectionError(f"The correction returned shape {tuple(answer.shape)} where the solver wants {tuple(shape)}; "
-                                  "it "
-                                  "must return one tendency a state, nothing is broadcast.")
+            what = "coefficient" if self.outputs else "tendency"
+            raise CorrectionError(f"The correction returned shape {tuple(answer.shape)} for states of shape "
+                                  f"{tuple(states.shape)}; it must return one {what} a state, {tuple(shape)}, nothing is "
+                                  "broadcast.")
         if not answer.dtype.is_floating_point:
-            raise CorrectionError(f"The correction returned {answer.dtype}; a tendency is {self.dtype}.")
-        return answer.to("cpu", self.dtype).contiguous()
+            raise CorrectionError(f"The correction returned {answer.dtype}; the solver takes {states.dtype}.")
+        return answer.to("cpu", states.dtype).contiguous()
 
 
 def _view(ready: dict[int, Tensor], address: int, n: int, members: int, dtype: torch.dtype) -> Tensor:

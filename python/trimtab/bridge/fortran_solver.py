@@ -95,6 +95,58 @@ class FortranSolver:
         """
         return api.tendency_adjoint(self._handle, self.spec.check_states(u, "u"), self._check_vector(lam, "lam"))
 
+    def influence(self, u: Any, coefficient: Any) -> np.ndarray:
+        """What a coefficient in the slot adds to the tendency, N(u, P) - N(u, 0), linear in P.
+
+        Args:
+            u: (B, N) float64 states.
+            coefficient: (B, M) float64, P, in the unit of `spec.coefficient`.
+
+        Returns:
+            (B, N) float64, the state's unit per unit of time.
+
+        Raises:
+            InputError: as in `advance`; a coefficient of another shape or dtype.
+            SolverError: the slot takes a tendency.
+        """
+        return api.influence(self._handle, self.spec.check_states(u, "u"), self._check_vector(coefficient, "coefficient", True))
+
+    def influence_adjoint(self, u: Any, coefficient: Any, lam: Any) -> np.ndarray:
+        """The derivative by the state of `influence`, transposed and applied to a vector.
+
+        Args:
+            u: (B, N) float64 states.
+            coefficient: (B, M) float64, P, held fixed.
+            lam: (B, N) float64; NaN in it is handed on.
+
+        Returns:
+            (B, N) float64.
+
+        Raises:
+            InputError, SolverError: as in `influence`.
+        """
+        return api.influence_state_adjoint(self._handle, self.spec.check_states(u, "u"),
+                                           self._check_vector(coefficient, "coefficient", True), self._check_vector(lam, "lam"))
+
+    def slot_adjoint(self, u: Any, lam: Any, *, stride: int = 1, steady: bool = False) -> Any:
+        """How what the slot answers enters the state, transposed: (dN/dP(u))^T lam, or lam itself where it is a tendency.
+
+        Args:
+            u: (B, N) float64 states.
+            lam: (B, N) float64; NaN in it is handed on.
+            stride, steady: of no consequence to a one-step scheme.
+
+        Returns:
+            (B, M) float64, per unit of time.
+
+        Raises:
+            InputError: as in `tendency_adjoint`.
+        """
+        if self.spec.coefficient is None:
+            return lam
+        return api.influence_adjoint(self._handle, self.spec.check_states(u, "u"), self._check_vector(lam, "lam"),
+                                     self.spec.outputs)
+
     def project(self, u: Any) -> np.ndarray:
         """What the solver holds of a state or a tendency: an orthogonal projection, the identity for an ODE.
 
@@ -129,11 +181,12 @@ class FortranSolver:
         with explained((self._filling,)), torch.no_grad():
             return api.substeps(self._handle, start)
 
-    def _check_vector(self, vector: Any, name: str) -> np.ndarray:
+    def _check_vector(self, vector: Any, name: str, coefficient: bool = False) -> np.ndarray:
         """As `SolverSpec.check_states`, but what is not finite passes: an adjoint may overflow where a state did not."""
         array = vector.detach().cpu().numpy() if isinstance(vector, torch.Tensor) else np.asarray(vector)
-        if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != self.spec.size or array.shape[0] == 0:
-            raise InputError(f"{name} must be a (members, {self.spec.size}) float64 array, not {array.shape} {array.dtype}.")
+        size = self.spec.outputs if coefficient else self.spec.size
+        if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != size or array.shape[0] == 0:
+            raise InputError(f"{name} must be a (members, {size}) float64 array, not {array.shape} {array.dtype}.")
         return np.ascontiguousarray(array)
 
     def close(self) -> None:
@@ -155,7 +208,7 @@ class FortranSolver:
         present = self._filling
         wanted = None
         if correction is not None:
-            wanted = slot_function(correction, start.shape[1], present, states=torch.from_numpy(start))
+            wanted = slot_function(correction, start.shape[1], present, outputs=self.spec.outputs, states=torch.from_numpy(start))
         if wanted is not present:
             if wanted is None:
                 api.set_correction(self._handle, 0, 0, 8)
@@ -173,13 +226,14 @@ def described_spec(text: dict[str, Any]) -> SolverSpec:
     Returns:
         The spec.
     """
-    fields = []
-    for one in text["fields"]:
-        coords = {
-            dim: axis["start"] + axis["step"] * np.arange(length)
-            for (dim, axis), length in zip(one["coords"].items(), one["shape"], strict=True)
-        }
-        fields.append(Field(one["name"], one["long_name"], one["units"], tuple(one["dims"]), tuple(one["shape"]), coords))
+    fields = tuple(_field(one) for one in text["fields"])
+    coefficient = _field(text["coefficient"]) if "coefficient" in text else None
     stepping: dict[str, Any] = {key: text[key] for key in ("integrator", "correction_at", "rtol", "atol") if key in text}
-    return SolverSpec(text["solver"], text["dt"], text["order"], tuple(fields), text["time_units"],
-                      {**text["parameters"], **stepping})
+    return SolverSpec(text["solver"], text["dt"], text["order"], fields, text["time_units"],
+                      {**text["parameters"], **stepping}, coefficient=coefficient)
+
+
+def _field(one: dict[str, Any]) -> Field:
+    lengths = dict(zip(one["dims"], one["shape"], strict=True))
+    coords = {dim: axis["start"] + axis["step"] * np.arange(lengths[dim]) for dim, axis in one["coords"].items()}
+    return Field(one["name"], one["long_name"], one["units"], tuple(one["dims"]), tuple(one["shape"]), coords)

@@ -22,8 +22,9 @@ def open_solver(name: str, **options: Any) -> Any:
     """Open a solver by name.
 
     Args:
-        name: "lorenz63", "lorenz96", "lorenz96_two_scale", "oscillator", "vanderpol" (stiff), "burgers" or "qg"; any name together with `library`, for a code
-            with an adapter; or "package.module:Class", for a class of yours with `spec`, `advance` and `close`.
+        name: "lorenz63", "lorenz96", "lorenz96_two_scale", "oscillator", "vanderpol" (stiff), "burgers" or "qg"; any name
+            together with `library`, for a code with an adapter; or "package.module:Class", for a class of yours with `spec`,
+            `advance` and `close`.
         options: of trimtab's own, `dt` (required); `integrator`: explicit "euler", "rk2", "rk3", "rk4" (or `order`, 1 to 4);
             adaptive "dopri5", which takes steps of its own within each dt, with tolerances `rtol` (1e-6) and `atol` (1e-9, in
             the state's unit); implicit "ars222", "ars443" (L-stable, order 2 and 3, the correction explicit), for stiff solvers

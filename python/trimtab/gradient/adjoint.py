@@ -14,6 +14,12 @@ A solver may offer, beside the three members of `Solver`:
                                          the transpose of how the slot's M outputs enter the state, per unit of time; left
                                          out: they are the tendency of the state (`Tape.slot_adjoint`, `Gradient.steady`)
 
+and, where its slot takes a coefficient P (`spec.coefficient`), in which its tendency N is linear:
+
+    slot_adjoint(u, lam, *, ...) -> (B, M)      (dN/dP(u))^T lam, as above
+    influence(u, p) -> (B, N)                   N(u, p) - N(u, 0)
+    influence_adjoint(u, p, lam) -> (B, N)      the transpose of its derivative by u at fixed p, applied to lam
+
 All arrays are (B, N) float64.
 """
 
@@ -39,6 +45,12 @@ def has_adjoint(solver: Solver) -> bool:
     return offers and bool(getattr(solver, "has_adjoint", True))
 
 
+def has_influence(solver: Solver) -> bool:
+    """Whether a solver's slot takes a tendency, or a coefficient of which the solver offers all that a Jacobian needs."""
+    names = ("influence", "influence_adjoint", "slot_adjoint")
+    return solver.spec.coefficient is None or all(callable(getattr(solver, name, None)) for name in names)
+
+
 def has_step(spec: SolverSpec) -> bool:
     """Whether a solver's step is a Runge-Kutta scheme known here, so that its transpose follows from the tableau."""
     return spec.parameters.get("integrator") in (*TABLEAUX, *IMEX)
@@ -50,6 +62,9 @@ def require_adjoint(solver: Solver, variant: str) -> None:
     Raises:
         ConfigError: what is missing.
     """
+    if has_adjoint(solver) and not has_influence(solver):
+        raise ConfigError(f"The gradient {variant!r} needs to know how the coefficient in the slot of {solver.spec.solver} acts: "
+                          "give it influence, influence_adjoint and slot_adjoint (gradient/adjoint.py), or use \"static\".")
     if not has_adjoint(solver):
         raise ConfigError(f"The gradient {variant!r} needs the adjoint of the tendency, and the solver {solver.spec.solver} "
                           "offers none: give it tendency and tendency_adjoint (gradient/adjoint.py), or use \"static\".")
@@ -82,11 +97,13 @@ class Applied:
     """The correction applied to states, kept with its graph so that its transpose can follow.
 
     Args:
-        correction: the module, (B, N) -> (B, N).
+        solver: whose slot takes a tendency or a coefficient.
+        correction: the module, (B, N) -> (B, M).
         u: (B, N) float64 states.
     """
 
-    def __init__(self, correction: nn.Module, u: Tensor):
+    def __init__(self, solver: Solver, correction: nn.Module, u: Tensor):
+        self.solver: Any = solver if solver.spec.coefficient is not None else None
         held = next(iter((*correction.parameters(), *correction.buffers())), u)
         self.state = u.detach().to(held.device).requires_grad_()
         with torch.enable_grad():
@@ -95,21 +112,28 @@ class Applied:
     @property
     def value(self) -> Tensor:
         """(B, N) float64 tendency."""
-        return self.output.detach().to("cpu", torch.float64)
+        output = self.output.detach().to("cpu", torch.float64)
+        return output if self.solver is None else _tensor(self.solver.influence(self.state.detach().cpu(), output))
 
     def transpose(self, lam: Tensor, parameters: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor | None]]:
         """(dM/du)^T lam, (B, N) float64, and (dM/dtheta)^T lam, one tensor a parameter or None; once only."""
+        eta, cotangent = torch.zeros_like(lam), lam
+        if self.solver is not None:
+            u, output = self.state.detach().cpu(), self.output.detach().to("cpu", torch.float64)
+            eta = _tensor(self.solver.influence_adjoint(u, output, lam))
+            cotangent = torch.as_tensor(self.solver.slot_adjoint(u, lam, stride=1, steady=False))
         if not self.output.requires_grad:
-            return torch.zeros_like(lam), [None] * len(parameters)
+            return eta, [None] * len(parameters)
         grads: tuple[Tensor | None, ...] = torch.autograd.grad(
-            self.output, [self.state, *parameters], lam.to(self.output), allow_unused=True)
-        return torch.zeros_like(lam) if grads[0] is None else grads[0].cpu(), list(grads[1:])
+            self.output, [self.state, *parameters], cotangent.to(self.output), allow_unused=True)
+        return eta if grads[0] is None else eta + grads[0].cpu(), list(grads[1:])
 
 
 class HybridStep:
     """One outer step of the hybrid as the Runge-Kutta scheme that it is, recomputed at the border from the recorded state.
 
-    With P the solver's projection, dt the inner step, and M evaluated at each stage (or once, and held):
+    With P the solver's projection, dt the inner step, and M (of a coefficient, N(y, P(y)) - N(y, 0)) evaluated at each stage, or
+    once, and held:
 
         y_i = u + dt sum_j a_ij k_j,   k_i = F(y_i) + P M(y_i),   u' = u + dt sum_i b_i k_i
         kappa_i = dt (b_i lambda + sum_j a_ji eta_j),   eta_i = (dF/du(y_i))^T kappa_i + P (dM/du(y_i))^T kappa_i
@@ -164,7 +188,7 @@ class HybridStep:
     def _transpose_inner(self, start: Tensor, lam: Tensor) -> Tensor:
         held = None
         if self.tape.correction is not None and not self.each_stage:
-            held = Applied(self.tape.correction, start)
+            held = Applied(self.solver, self.tape.correction, start)
         drift = None if held is None else project(self.solver, held.value)
         total = torch.zeros_like(lam)
         for state, dt in reversed(self._pieces(start, drift)):
@@ -223,7 +247,7 @@ class HybridStep:
                     stage = stage + (dt * weight) * slope
             stages.append(stage)
             if self.tape.correction is not None and self.each_stage:
-                applied.append(Applied(self.tape.correction, stage))
+                applied.append(Applied(self.solver, self.tape.correction, stage))
             if every or len(stages) < len(a):
                 slope = _tensor(self.solver.tendency(stage))
                 if applied:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trimtab.gradient.coefficient import by_differences
 from trimtab.solver import Solver
 
 CHUNK_VALUES, CHUNK_STATES = 2**17, 512  # what the network sees at once, so that its graph stays bounded
@@ -42,16 +43,25 @@ class Tape:
     def slot_adjoint(self, states: Tensor, lam: Tensor, steady: bool) -> Tensor:
         """Transpose of how the slot's output enters the state, per unit of time: the identity unless the solver says otherwise.
 
+        Of a coefficient for which the solver offers nothing it is taken from forward runs, see `coefficient.by_differences`.
+
         Args:
             states: (B, N) float64 at which the slot was called.
             lam: (B, N) float64.
             steady: see `Gradient.steady`.
 
         Returns:
-            (B, M) float64, cotangent of the network's tendency; may be `lam` itself.
+            (B, M) float64, cotangent of the network's tendency or coefficient; may be `lam` itself.
+
+        Raises:
+            ConfigError: see `coefficient.by_differences`.
         """
         own = getattr(self.solver, "slot_adjoint", None)
-        return lam if own is None else torch.as_tensor(own(states, lam, stride=self.stride, steady=steady))
+        if own is not None:
+            return torch.as_tensor(own(states, lam, stride=self.stride, steady=steady))
+        if self.solver.spec.coefficient is not None and self.correction is not None:
+            return by_differences(self.solver, self.correction, states, lam, self.stride)
+        return lam
 
 
 class Gradient(ABC):

@@ -162,6 +162,7 @@ def gradcheck(
     time_scale: float = 0.0,
     time_name: str = "",
     seed: int = 0,
+    components: np.ndarray | None = None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> CheckTable:
     """Check gradient variants on a solver, a correction and the mean square loss of some windows.
@@ -180,6 +181,7 @@ def gradcheck(
         time_scale: Lyapunov or eddy time in the solver's unit; 0 when not known.
         time_name: what it is, as "Lyapunov times".
         seed: of the random directions.
+        components: (M,) int64, those of the state that enter the loss, see `loss.mean_square`; None for all.
         progress: told the share done.
 
     Returns:
@@ -208,7 +210,7 @@ def gradcheck(
     derivatives = {}
     for number, steps in enumerate(windows):
         within = [lead for lead in leads if lead <= steps]
-        problem = _Problem(solver, correction, start, truth[: len(within)], within, steps, stride)
+        problem = _Problem(solver, correction, start, truth[: len(within)], within, steps, stride, components)
         found = []
         for i, (name, variant) in enumerate(variants.items()):
             progress((number + 0.5 * i / len(variants)) / len(windows), f"gradcheck: {name}, n = {steps}")
@@ -238,8 +240,9 @@ class _Problem:
     """The loss of one window as a function of the parameters, its variants' gradients and its directional derivatives."""
 
     def __init__(self, solver: Solver, correction: nn.Module, start: Tensor, truth: Tensor, leads: list[int], steps: int,
-                 stride: int):
+                 stride: int, components: np.ndarray | None):
         self.solver, self.correction, self.steps, self.stride, self.leads = solver, correction, steps, stride, leads
+        self.components = solver.spec.visible if components is None else components
         window = solver.advance(start, steps, correction=correction, stride=stride, on_blow_up="mark")
         kept = torch.from_numpy(window.alive)
         if not kept.any():
@@ -261,7 +264,7 @@ class _Problem:
         began = time.perf_counter()
         try:
             states = rollout(counted, self.correction, self.start, self.steps, gradient=variant, stride=self.stride)
-            loss = mean_square(states, self.truth, self.leads, self.solver.spec.visible)
+            loss = mean_square(states, self.truth, self.leads, self.components)
             parts = torch.autograd.grad(loss, parameters, allow_unused=True)
         finally:
             hook.remove()
@@ -293,7 +296,7 @@ class _Problem:
         nn.utils.vector_to_parameters(parameters.to(self.centre), self.parameters)
         window = self.solver.advance(self.start, self.steps, correction=self.double, stride=self.stride, on_blow_up="mark")
         states = torch.from_numpy(window.states)
-        return float(mean_square(states, self.truth, self.leads, self.solver.spec.visible)) if alive(states).all() else math.nan
+        return float(mean_square(states, self.truth, self.leads, self.components)) if alive(states).all() else math.nan
 
 
 class _Counted:

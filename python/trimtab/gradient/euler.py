@@ -39,5 +39,5 @@ class EulerEGA(QuadratureEGA):
         u = tape.states[k] if k else self.held(tape, tape.states[k])
         change = tendency_adjoint(tape.solver, u, lam)
         if tape.correction is not None:
-            change = change + project(tape.solver, Applied(tape.correction, u).transpose(lam)[0])
+            change = change + project(tape.solver, Applied(tape.solver, tape.correction, u).transpose(lam)[0])
         return lam + tape.h * change

@@ -81,7 +81,7 @@ class ImplicitStep(HybridStep):
             if drift is not None:
                 drifts.append(drift)
             elif self.tape.correction is not None:
-                applied.append(Applied(self.tape.correction, states[-1]))
+                applied.append(Applied(self.solver, self.tape.correction, states[-1]))
                 drifts.append(project(self.solver, applied[-1].value))
             known = start
             for weight, slope in zip(implicit, slopes, strict=False):

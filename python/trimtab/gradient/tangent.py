@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
-from trimtab.gradient.adjoint import has_adjoint, has_step
+from trimtab.gradient.adjoint import has_adjoint, has_influence, has_step
 from trimtab.gradient.base import Tape
 from trimtab.gradient.implicit import hybrid_step
 from trimtab.gradient.quadrature import QuadratureEGA
@@ -48,7 +48,7 @@ class TangentEGA(QuadratureEGA):
 
     def check(self, solver: Solver) -> None:
         """A solver whose step can be transposed, or is small; see `Gradient.check`."""
-        if _has_own(solver) or (has_adjoint(solver) and has_step(solver.spec)):
+        if _has_own(solver) or _can_transpose(solver):
             return
         if solver.spec.size > LARGEST:
             raise ConfigError(
@@ -66,13 +66,17 @@ class TangentEGA(QuadratureEGA):
             solver: Any = tape.solver
             answer = solver.flow_adjoint(tape.states[k], lam, correction=tape.correction, stride=tape.stride)
             return torch.as_tensor(answer)
-        if has_adjoint(tape.solver) and has_step(tape.solver.spec):
+        if _can_transpose(tape.solver):
             return hybrid_step(tape).transpose(k, lam)
         return _finite_differences(tape, k, lam)
 
 
 def _has_own(solver: Solver) -> bool:
     return callable(getattr(solver, "flow_adjoint", None))
+
+
+def _can_transpose(solver: Solver) -> bool:
+    return has_adjoint(solver) and has_influence(solver) and has_step(solver.spec)
 
 
 def _finite_differences(tape: Tape, k: int, lam: Tensor) -> Tensor:

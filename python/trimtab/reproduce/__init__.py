@@ -24,6 +24,8 @@ RESULTS: tuple[str, ...] = (
     "lorenz96",
     "burgers",
     "stepping",
+    "sparse",
+    "kalman",
 )
 
 

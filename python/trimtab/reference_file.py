@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""The file of a reference run: opened, and refused in one sentence when it does not fit the solver."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from trimtab.errors import DataError
+from trimtab.state import Field
+
+
+def open_file(path: Path) -> xr.Dataset:
+    """A netCDF file or Zarr store, opened lazily.
+
+    Raises:
+        DataError: missing, or neither of the two.
+    """
+    if not path.exists():
+        raise DataError(f"There is no reference run {path}; mend reference.file.")
+    zarr = path.is_dir()
+    options: dict[str, Any] = {"engine": "zarr", "consolidated": False} if zarr else {}
+    try:
+        return xr.open_dataset(path, decode_times=False, chunks=None, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        kind = "a Zarr store" if zarr else "a netCDF file"
+        raise DataError(f"{path} cannot be opened as {kind}, it may be cut short: {_first_line(error)}") from error
+    except ImportError as error:
+        raise DataError(f"{path} is a Zarr store, and zarr is not installed: pip install zarr.") from error
+
+
+def find_variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
+    """The variable of a solver's field, with dimensions (run, time, *field.dims).
+
+    Raises:
+        DataError: missing, of another kind, or on another grid.
+    """
+    if field.name not in file:
+        raise DataError(f"{path} has no variable {field.name!r} ({field.long_name}); it has "
+                        f"{', '.join(map(str, file.data_vars)) or 'none'}.")
+    variable = file[field.name]
+    if "run" not in variable.dims:
+        variable = variable.expand_dims("run")
+    expected = ("run", "time", *field.dims)
+    if set(variable.dims) != set(expected):
+        raise DataError(f"The variable {field.name!r} of {path} has the dimensions "
+                        f"({', '.join(map(str, variable.dims))}); it needs ({', '.join(expected)}), run optional.")
+    variable = variable.transpose(*expected)
+    if variable.dtype.kind not in "fiu":
+        raise DataError(f"The variable {field.name!r} of {path} holds {variable.dtype}; give it real numbers.")
+    if variable.shape[2:] != field.shape:
+        raise DataError(f"The variable {field.name!r} of {path} has the grid {variable.shape[2:]}, the "
+                        f"solver has {field.shape} ({', '.join(field.dims)}): filter the data to the solver's grid.")
+    for dim, values in field.coords.items():
+        if dim in file.coords and dim in variable.dims:
+            found, tolerance = np.asarray(file[dim].values), 1e-5 * np.abs(values).max()
+            if found.dtype.kind in "fiu" and not np.allclose(found, values, rtol=0, atol=tolerance):
+                raise DataError(f"The coordinate {dim!r} of {path} runs from {found[0]:g} to {found[-1]:g}; the "
+                                f"solver's from {values[0]:g} to {values[-1]:g}: put the data on the solver's grid.")
+    if variable.shape[0] == 0 or variable.shape[1] < 2:
+        raise DataError(f"{path} holds {variable.shape[0]} runs of {variable.shape[1]} snapshots; a target needs at "
+                        "least one run of two.")
+    return variable
+
+
+def find_interval(file: xr.Dataset, path: Path, unit: str) -> float:
+    """Time between two snapshots, in the solver's unit.
+
+    Raises:
+        DataError: no times, in another unit, or with gaps.
+    """
+    if "time" not in file.coords:
+        raise DataError(f"{path} has no coordinate `time`; give every snapshot its time, in the solver's unit.")
+    units = str(file["time"].attrs.get("units", "1"))
+    if units not in ("1", unit):
+        raise DataError(f"The coordinate `time` of {path} is in {units!r}; give it in the solver's own unit of time, with "
+                        f"units = {unit!r}.")
+    times = np.asarray(file["time"].values)
+    if times.ndim != 1 or times.dtype.kind not in "fiu" or not np.isfinite(times).all():
+        raise DataError(f"The coordinate `time` of {path} must be one finite number a snapshot.")
+    steps = np.diff(times.astype(np.float64))
+    interval = float(np.median(steps))
+    wrong = np.abs(steps - interval) > 1e-4 * abs(interval)
+    if interval <= 0 or wrong.any():
+        at = int(np.argmax(wrong)) if wrong.any() else 0
+        raise DataError(f"The times of {path} have a gap or do not rise: {times[at]:g} is followed by "
+                        f"{times[at + 1]:g}, elsewhere they are {interval:g} apart; cut the run there or fill the gap.")
+    return float((times[-1] - times[0]) / (len(times) - 1))
+
+
+def match_interval(interval: float, h: float, path: Path) -> tuple[int, int]:
+    """(snapshots an outer step, outer steps a snapshot), one of them 1.
+
+    Raises:
+        DataError: neither is a multiple of the other.
+    """
+    ratio = h / interval
+    skip, gap = max(1, round(ratio)), max(1, round(1 / ratio))
+    if not math.isclose(skip * interval, gap * h, rel_tol=1e-4):
+        raise DataError(f"The snapshots of {path} are {interval:g} apart and the outer step is {h:g}: one must be a "
+                        "whole multiple of the other; change training.stride or solver.dt.")
+    return skip, gap
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
