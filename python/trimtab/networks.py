@@ -64,8 +64,8 @@ class PeriodicCNN(nn.Sequential):
         channels: channels of each layer, the input's first.
         kernel: odd width of every square kernel, in grid points.
         activation: "relu", "tanh", "gelu" or "silu", after every layer but the last.
-        dimensions: 2, or 1 for a line: (B, channels[0], x) -> (B, channels[-1], x).
         output: see `MLP`.
+        dimensions: 2, or 1 for a line: (B, channels[0], x) -> (B, channels[-1], x).
 
     Raises:
         ConfigError: fewer than two entries in channels, an even kernel, an unknown activation or output, other dimensions.
@@ -75,7 +75,7 @@ class PeriodicCNN(nn.Sequential):
     """
 
     def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int = 5, activation: str = "relu",
-                 dimensions: int = 2, output: str = "linear"):
+                 output: str = "linear", dimensions: int = 2):
         _check_widths("PeriodicCNN: channels", channels)
         if dimensions not in (1, 2):
             raise ConfigError(f"PeriodicCNN: dimensions = {dimensions} must be 1, a line, or 2, a plane.")
