@@ -27,13 +27,14 @@ ROWS = (
     ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
     ("offline", "online", "evaluation"),
     ("trainer", "scoring", "figures", "terminal"),
-    ("deploy", "report", "gradient_report"),
+    ("deploy", "starts", "ensembles", "ensemble_file", "report", "gradient_report"),
     ("commands",),
     ("__main__",),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 # Those that open solvers by name do it through the face, `import trimtab`, which opens doors lazily.
-MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "report", "gradient_report", "commands",
+MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "ensembles",
+                    "ensemble_file", "report", "gradient_report", "commands",
                     "__main__"}
 
 
