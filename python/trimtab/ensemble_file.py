@@ -171,19 +171,18 @@ def _merge(ensemble: Ensemble, out: Path, parts: Path, progress: Progress) -> np
     starts, members, groups = len(ensemble.starts.states), ensemble.members, ensemble.groups()
     failed = np.zeros((starts, members), dtype=np.int64)
     piece = max(1, CHUNK_BYTES // (8 * spec.size))
-    with _file_system(out), replacing(out) as partial:
-        with contextlib.closing(netCDF4.Dataset(partial, "w")) as file:
-            _define(file, ensemble)
-            for number, group in enumerate(groups):
-                records = np.memmap(part_path(parts, group), _layout(ensemble, group), "r", shape=(total,))
-                failed[group.start, list(group.members)] = records["failed"][-1]
-                for slot, member in enumerate(group.members):
-                    for first in range(0, total, piece):
-                        states = np.array(records["states"][first : first + piece, slot])
-                        for name, values in spec.split(states).items():
-                            file[name][group.start, member, first : first + len(states)] = values
-                progress((number + 1) / len(groups), "file: putting the groups together")
-            file["failed_step"][:] = failed
+    with _file_system(out), replacing(out) as partial, contextlib.closing(netCDF4.Dataset(partial, "w")) as file:
+        _define(file, ensemble)
+        for number, group in enumerate(groups):
+            records = np.memmap(part_path(parts, group), _layout(ensemble, group), "r", shape=(total,))
+            failed[group.start, list(group.members)] = records["failed"][-1]
+            for slot, member in enumerate(group.members):
+                for first in range(0, total, piece):
+                    states = np.array(records["states"][first : first + piece, slot])
+                    for name, values in spec.split(states).items():
+                        file[name][group.start, member, first : first + len(states)] = values
+            progress((number + 1) / len(groups), "file: putting the groups together")
+        file["failed_step"][:] = failed
     return failed
 
 

@@ -33,6 +33,7 @@ from trimtab.state import SolverSpec
 
 GROUP = 8             # members advanced in one call
 CHUNK_BYTES = 2**25   # of states held at once, a rank
+ANALYSIS = 2**32 - 1  # the number under which a displaced analysis draws its perturbation
 PIECES = 20           # of a group's run at least, so that a kill loses little
 
 Opener = Callable[..., Solver]
@@ -310,29 +311,34 @@ class Ensemble:
 
     def _start(self, group: Group, solver: Solver, module: Any) -> np.ndarray:
         """(G, N) perturbed states; a group that is not full is filled up with its first member."""
-        analysis, seed = self.starts.states[group.start], self.seed
-        rows = np.stack([draw(self.perturbation, self.spec, self.starts, group.start, member, seed)
-                         for member in group.members])
-        rows = rows[[*range(len(rows)), *[0] * (self.group - len(rows))]]
+        members = [*group.members, *group.members[:1] * (self.group - len(group.members))]
+        analysis = self.starts.states[group.start]
+        rows = self._perturbed(group.start, members, solver, module)
+        if self.perturbation.displaced:
+            analysis = analysis + self._perturbed(group.start, [ANALYSIS], solver, module)
+        return self.spec.check_states(analysis + rows, "the perturbed start")
+
+    def _perturbed(self, start: int, members: Sequence[int], solver: Solver, module: Any) -> np.ndarray:
+        """(G, N) perturbations."""
+        rows = np.stack([draw(self.perturbation, self.spec, self.starts, start, one, self.seed) for one in members])
         project = getattr(solver, "project", None)
         if project and rows.any():  # what the solver does not hold is no perturbation
             rows = project(rows)
-        if self.perturbation.kind == "bred" and self.starts.before is not None:
-            before, steps = self.starts.before[group.start], self.starts.interval_steps
-            begin = float(self.starts.times[group.start]) - (len(before) - 1) * steps * self.spec.dt
+        if self.perturbation.kind != "bred" or self.starts.before is None:
+            return rows
+        before, steps = self.starts.before[start], self.starts.interval_steps
+        begin = float(self.starts.times[start]) - (len(before) - 1) * steps * self.spec.dt
 
-            def advance(states: np.ndarray, cycle: int) -> np.ndarray:
-                time = begin + cycle * steps * self.spec.dt
-                return solver.advance(states, 1, correction=module, stride=steps, time=time).states[1]
+        def advance(states: np.ndarray, cycle: int) -> np.ndarray:
+            time = begin + cycle * steps * self.spec.dt
+            return solver.advance(states, 1, correction=module, stride=steps, time=time).states[1]
 
-            scales = perturbation_scales(self.spec, analysis, self.starts.climate)
-            try:
-                rows = breed(rows, before, scales, self.perturbation.amplitude, advance)
-            except BlowUpError as error:
-                raise BlowUpError(f"While perturbations of start {group.start} were bred: {error}", error.steps) from error
-            factors = [bred_factor(group.start, member, seed) for member in group.members]
-            rows = rows * np.array([*factors, *factors[:1] * (self.group - len(factors))])[:, None]
-        return self.spec.check_states(analysis + rows, "the perturbed start")
+        scales = perturbation_scales(self.spec, self.starts.states[start], self.starts.climate)
+        try:
+            rows = breed(rows, before, scales, self.perturbation.amplitude, advance)
+        except BlowUpError as error:
+            raise BlowUpError(f"While perturbations of start {start} were bred: {error}", error.steps) from error
+        return rows * np.array([bred_factor(start, one, self.seed) for one in members])[:, None]
 
 
 def solver_opener(config: SolverConfig) -> Opener:

@@ -43,6 +43,8 @@ class Perturbation:
             climatology: over the root mean square of the field at the start).
         slope: of the spectrum.
         cycles: breeding cycles, each one interval between the states before the start.
+        displaced: move the start itself by one more perturbation, as an analysis is off the truth: then a perfect solver
+            makes a reliable ensemble, whereas around the truth itself any is too wide at first.
 
     Raises:
         ConfigError: another kind, or a value out of range.
@@ -52,6 +54,7 @@ class Perturbation:
     amplitude: float = 0.05
     slope: float = 2.0
     cycles: int = 10
+    displaced: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -101,7 +104,8 @@ def held_out(experiment: Experiment, spec: SolverSpec, starts: int, duration: fl
     Raises:
         ConfigError: more starts than snapshots, or runs too short for the breeding cycles.
     """
-    targets = Targets(reference_path(experiment, spec), spec, experiment.reference, experiment.training.stride * spec.dt, in_memory=0)
+    targets = Targets(reference_path(experiment, spec), spec, experiment.reference, experiment.training.stride * spec.dt,
+                      in_memory=0)
     try:
         test = targets.runs("test")
         runs, length = test.shape[:2]

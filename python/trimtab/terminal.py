@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -115,6 +115,19 @@ def print_scores(table: ScoreTable) -> None:
     console.print(shown)
     for note in filter(None, (*table.notes, table.comparison())):
         console.print(note, highlight=False)
+
+
+def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
+    """Scores by lead time on standard output: a row a score, a column a lead time."""
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    shown.add_column("lead time")
+    for row in rows:
+        shown.add_column(f"{row['lead_time']:.4g}", justify="right")
+    for key in rows[0]:
+        if key != "lead_time":
+            shown.add_row(key.replace("_", " "), *(f"{row[key]:.4g}" for row in rows))
+    console = Console()
+    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(shown)
 
 
 def print_pairs(title: str, pairs: dict[str, str]) -> None:

@@ -28,6 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slope", type=float, default=2.0, metavar="S",
                         help="spectral: amplitudes fall as (1 + k)^-S (default: 2)")
     parser.add_argument("--cycles", type=int, default=10, metavar="C", help="bred: cycles before the start (default: 10)")
+    parser.add_argument("--displaced", action="store_true",
+                        help="move each start by one more perturbation, as an analysis is off the truth")
     parser.add_argument("--vary", nargs="+", action="extend", default=[], metavar="NAME=SPREAD",
                         help="vary parameters of the solver among the members, by exp(SPREAD times a normal number)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         ensemble = Ensemble.from_runs(
             options.run, options.members, steps=options.steps, every=options.every, starts=options.start or options.starts,
             checkpoint=None if options.solver_only else options.checkpoint, varied=varied, seed=options.seed,
-            perturbation=Perturbation(options.perturb, options.amplitude, options.slope, options.cycles),
+            perturbation=Perturbation(options.perturb, options.amplitude, options.slope, options.cycles, options.displaced),
             group=options.group, progress=progress)
         groups = len(ensemble.groups())
         if world.rank == 0 and groups < world.size:
