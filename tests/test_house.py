@@ -21,12 +21,12 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 # A module imports from its own row and from the rows above it, never from below; and never in a circle.
 ROWS = (
     ("errors",),
-    ("networks", "state", "sections", "config", "files"),
+    ("networks", "state", "sections", "config", "files", "parallel"),
     ("window", "solver", "correction"),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table",
-     "ensemble_scores", "parallel"),
+     "ensemble_scores"),
     ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
-    ("offline", "online", "evaluation"),
+    ("offline", "online", "evaluation", "crew"),
     ("trainer", "scoring", "figures", "ensemble_figures", "terminal"),
     ("deploy", "starts", "ensembles", "ensemble_file", "ensemble_scoring", "report", "gradient_report"),
     ("commands",),

@@ -25,6 +25,7 @@ from trimtab.sections import (
     NetworkConfig,
     OfflineConfig,
     Options,
+    ParallelConfig,
     ReferenceConfig,
     ScoreConfig,
     SolverConfig,
@@ -32,7 +33,7 @@ from trimtab.sections import (
 )
 
 STEPPER_KEYS = ("dt", "integrator", "order", "correction_at")
-FREE_TO_CHANGE = ("name", "description", "score", "training.epochs")  # on resume
+FREE_TO_CHANGE = ("name", "description", "score", "training.epochs", "parallel.timeout")  # on resume
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Experiment:
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
 
