@@ -28,14 +28,14 @@ ROWS = (
     ("bridge", "targets", "reference_run", "reference", "phase", "records", "climate", "closures"),
     ("offline", "online", "evaluation", "crew"),
     ("trainer", "scoring", "figures", "ensemble_figures", "terminal"),
-    ("deploy", "starts", "ensembles", "ensemble_file", "ensemble_scoring", "report", "gradient_report"),
+    ("deploy", "starts", "ensembles", "ensemble_file", "ensemble_scoring", "report", "gradient_report", "doctor"),
     ("commands",),
     ("__main__",),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 # Those that open solvers by name do it through the face, `import trimtab`, which opens doors lazily.
 MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "ensembles",
-                    "ensemble_file", "ensemble_scoring", "report", "gradient_report", "commands", "__main__"}
+                    "ensemble_file", "ensemble_scoring", "report", "gradient_report", "doctor", "commands", "__main__"}
 
 
 def module_name(path: Path) -> str:

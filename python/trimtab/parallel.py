@@ -349,3 +349,18 @@ def _ordered_sum(parts: np.ndarray, weights: Sequence[float]) -> np.ndarray:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def mpi_library() -> str:
+    """Name and version of the MPI library that mpi4py calls; MPI is not started for it.
+
+    Raises:
+        ImportError, RuntimeError: mpi4py is not installed, or finds no library.
+    """
+    import mpi4py
+
+    if not launched()[0]:
+        mpi4py.rc.initialize = False
+    from mpi4py import MPI
+
+    return str(MPI.Get_library_version().split(",")[0].strip("\0\n "))

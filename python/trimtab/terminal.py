@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -130,10 +130,10 @@ def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
     (console if console.is_terminal else Console(width=LOG_WIDTH)).print(shown)
 
 
-def print_pairs(title: str, pairs: dict[str, str]) -> None:
+def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Names and what they are, on standard output."""
     shown = Table.grid(padding=(0, 3), expand=False)
-    for name, text in pairs.items():
+    for name, text in pairs:
         shown.add_row(Text(name, style="bold"), Text(text))
     console = Console()
     if title:

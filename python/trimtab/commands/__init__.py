@@ -12,7 +12,7 @@ import argparse
 import importlib
 from typing import Any
 
-COMMANDS = ("train", "experiments", "score", "run", "ensemble", "report", "gradcheck", "version")
+COMMANDS = ("train", "experiments", "score", "run", "ensemble", "report", "gradcheck", "doctor", "version")
 
 
 def command(name: str) -> Any:
