@@ -16,7 +16,7 @@ MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3 and Pytho
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test setup system lint bench clean help
+.PHONY: demo test setup system lint sanitize fuzz bench clean help
 
 help:           ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -32,6 +32,22 @@ lint: setup     ## ruff, mypy, fortitude
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/fortitude check fortran bridge tests
+
+# Address and undefined-behaviour sanitizers, and gfortran's run-time checks. Leaks are looked for in the Fortran programs only:
+# Python's own at exit would hide ours. The sanitized bridge lies in build/sanitize/root, the plain one in .venv is not touched.
+SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dfortran_args=-fcheck=all
+SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" OMP_NUM_THREADS=1 TRIMTAB_MALLOC=0 \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(CURDIR)/build/sanitize/root
+sanitize: setup ## the Fortran and C parts' tests, and the bridge's, under sanitizers and run-time checks
+	test -d build/sanitize/fortran || $(BIN)/meson setup build/sanitize/fortran -Dpython=false $(SANITIZE) >/dev/null
+	$(BIN)/meson test -C build/sanitize/fortran --print-errorlogs
+	test -d build/sanitize/bridge || $(BIN)/meson setup build/sanitize/bridge -Dpython.platlibdir=/root $(SANITIZE) >/dev/null
+	$(BIN)/ninja -C build/sanitize/bridge
+	$(BIN)/meson install -C build/sanitize/bridge --quiet --destdir $(CURDIR)/build/sanitize --tags runtime,python-runtime
+	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_bridge.py tests/test_fuzz.py -k "not memory and not exit"
+
+fuzz: setup     ## thousands of experiments, files and arguments that are wrong; minutes
+	OMP_NUM_THREADS=1 TRIMTAB_FUZZ=$${TRIMTAB_FUZZ:-3000} $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 bench: setup build/bench/pyqg/.ready ## ratios and medians; see tests/bench
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/run.py

@@ -13,6 +13,7 @@ from trimtab.errors import ConfigError
 from trimtab.state import SolverSpec
 from trimtab.window import Window
 
+MOST_STEPS = 2**53  # beyond, a step's number is not exact as a float64
 OnBlowUp = Literal["raise", "mark"]
 
 
@@ -68,7 +69,7 @@ def whole_steps(steps: int, stride: int) -> tuple[int, int]:
         Both as int.
 
     Raises:
-        ConfigError: not a whole number (h / dt is a float even when it is whole: round it), or below 1.
+        ConfigError: not a whole number (h / dt is a float even when it is whole: round it), below 1, or too many.
     """
     try:
         counts = operator.index(steps), operator.index(stride)
@@ -76,4 +77,6 @@ def whole_steps(steps: int, stride: int) -> tuple[int, int]:
         raise ConfigError(f"steps = {steps!r} and stride = {stride!r} must be whole numbers; round what is one.") from error
     if min(counts) < 1:
         raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
+    if counts[0] * counts[1] > MOST_STEPS:
+        raise ConfigError(f"{steps} steps of {stride} inner steps are more than {MOST_STEPS}: cut the run.")
     return counts
