@@ -23,7 +23,9 @@ def test_this_machine_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_broken_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_broken_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["doctor", str(tmp_path / "none")]) == 1
     assert "BROKEN" in capsys.readouterr().out
 
