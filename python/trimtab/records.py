@@ -14,11 +14,16 @@ metrics.csv has one row an epoch, the first (epoch 0, step 0) before any step. C
     dropped            training windows that blew up and were left out
     skipped            steps not taken because loss or gradient was not finite
     validation_dropped held-out windows that blew up
-    seconds            wall time of the epoch; the only column that is not the same when a run is repeated or resumed
+    seconds            wall time of the epoch; from here on, columns that are not the same when a run is repeated or resumed
+    solver, network, backward, exchange, wait
+                       seconds a rank spent on average in the solver, in the network within the rollout, in the sweep, on the sum
+                       of the gradients, and waiting for other ranks
+    idle               share of the time of all ranks that they waited for the slowest one
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +33,9 @@ from tensorboardX import SummaryWriter
 from trimtab.files import replacing
 from trimtab.session import log
 
+RECORDED = ("solver", "network", "backward", "exchange", "wait", "idle")
 COLUMNS = ("phase", "epoch", "step", "window", "rate", "loss", "validation", "gradient_norm", "dropped", "skipped",
-           "validation_dropped", "seconds")
+           "validation_dropped", "seconds", *RECORDED)
 CURVES = ("rate", "loss", "validation", "gradient_norm", "dropped", "skipped")
 
 
@@ -44,6 +50,8 @@ class Records:
     """
 
     def __init__(self, folder: Path, history: list[list[Any]], offline_steps: int):
+        for row in history:  # of a trimtab that kept fewer columns
+            row += [math.nan] * (len(COLUMNS) - len(row))
         self.history, self.offline_steps = history, offline_steps
         path = folder / "metrics.csv"
         with replacing(path) as partial:
@@ -61,8 +69,9 @@ class Records:
             if values[name] == values[name]:  # not NaN
                 self._events.add_scalar(f"{values['phase']}/{name}", values[name], self._at(row))
         told = ("phase", "epoch", "step", "loss", "validation", "dropped", "skipped", "seconds")
-        log.info("%s epoch %d, step %d: loss %.4g, validation %.4g, %d dropped, %d skipped, %.1f s",
-                 *(values[name] for name in told))
+        log.info("%s epoch %d, step %d: loss %.4g, validation %.4g, %d dropped, %d skipped, %.1f s (solver %.3g, network %.3g, "
+                 "backward %.3g, exchange %.3g, wait %.3g; idle %.1f %%)",
+                 *(values[name] for name in told), *(values[name] for name in RECORDED[:-1]), 100 * values["idle"])
 
     def close(self) -> None:
         """Flush and close."""

@@ -205,8 +205,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _at_least("training", self, 1, "window", "stride", "batch")
-        _at_least("training", self, 0, "microbatch", "epochs", "steps_per_epoch", "rate_end", "rate_drop_every", "clip", "early_stop",
-                  "validate_windows", "checkpoint_every", "seed")
+        _at_least("training", self, 0, "microbatch", "epochs", "steps_per_epoch", "rate_end", "rate_drop_every", "clip",
+                  "early_stop", "validate_windows", "checkpoint_every", "seed")
         _positive("training", self, "rate")
         _one_of("training", self, "optimiser", OPTIMISERS)
         _one_of("training", self, "on_blow_up", ("drop", "stop"))

@@ -17,7 +17,7 @@ log = logging.getLogger("trimtab")
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as a wish to stop, to be looked at when it suits; a second SIGINT does not wait.
+    """SIGTERM, SIGUSR1 and SIGINT as a wish to stop, to be looked at when it suits; a second SIGINT does not wait.
 
     Attributes:
         number: of the signal that came, 0 before.
@@ -32,7 +32,7 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
         try:
             yield
         finally:
@@ -74,3 +74,14 @@ def logged(path: Path) -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(before)
         handler.close()
+
+
+@contextlib.contextmanager
+def unlogged() -> Iterator[None]:
+    """Say nothing: what rank 0 logs is enough."""
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
