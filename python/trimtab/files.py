@@ -9,7 +9,26 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimtab.errors import DataError
+from trimtab.errors import DataError, OutputError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says about a file that cannot be written, as one sentence.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OutputError: in place of the block's OSError.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror or error}): make room or give another folder; files "
+                          "written before are as they were.") from error
 
 
 @contextlib.contextmanager
@@ -21,21 +40,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         A path in the same folder, to be written; renamed to `path` when the block ends without an exception.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
     """
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with writing(path):
+        try:
+            yield partial
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # a folder that cannot be written to has said so already
+                partial.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @contextlib.contextmanager

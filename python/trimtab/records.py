@@ -23,14 +23,19 @@ metrics.csv has one row an epoch, the first (epoch 0, step 0) before any step. C
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from trimtab.files import replacing
+from trimtab.errors import OutputError
+from trimtab.files import replacing, writing
 from trimtab.session import log
 
 RECORDED = ("solver", "network", "backward", "exchange", "wait", "idle")
@@ -53,21 +58,34 @@ class Records:
         for row in history:  # of a trimtab that kept fewer columns
             row += [math.nan] * (len(COLUMNS) - len(row))
         self.history, self.offline_steps = history, offline_steps
-        path = folder / "metrics.csv"
-        with replacing(path) as partial:
+        self.path = folder / "metrics.csv"
+        with replacing(self.path) as partial:
             partial.write_text("".join(map(_line, [COLUMNS, *history])), encoding="utf-8")
-        self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  open as long as the run
-        purge = self._at(history[-1]) + 1 if history else 0
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self._failed = False
+        with self._writing():
+            self._metrics = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  open as long as the run
+            (folder / "tensorboard").mkdir(exist_ok=True)
+            # Not its SummaryWriter, whose thread would hide that the disk is full.
+            self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+            purge = self._at(history[-1]) + 1 if history else 0
+            self._events.write_event(Event(step=purge, file_version="brain.Event:2"))
+            self._events.write_event(Event(step=purge, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, row: Sequence[Any]) -> None:
-        """Append one row of `COLUMNS`."""
+        """Append one row of `COLUMNS`.
+
+        Raises:
+            OutputError: the disk is full.
+        """
         self.history.append(list(row))
-        self._metrics.write(_line(row))
         values = dict(zip(COLUMNS, row, strict=True))
-        for name in CURVES:
-            if values[name] == values[name]:  # not NaN
-                self._events.add_scalar(f"{values['phase']}/{name}", values[name], self._at(row))
+        with self._writing():
+            self._metrics.write(_line(row))
+            for name in CURVES:
+                if values[name] == values[name]:  # not NaN
+                    self._events.write_event(Event(wall_time=time.time(), step=self._at(row),
+                                                   summary=scalar(f"{values['phase']}/{name}", values[name])))
+            self._events.flush()
         told = ("phase", "epoch", "step", "loss", "validation", "dropped", "skipped", "seconds")
         log.info("%s epoch %d, step %d: loss %.4g, validation %.4g, %d dropped, %d skipped, %.1f s (solver %.3g, network %.3g, "
                  "backward %.3g, exchange %.3g, wait %.3g; idle %.1f %%)",
@@ -75,8 +93,18 @@ class Records:
 
     def close(self) -> None:
         """Flush and close."""
-        self._metrics.close()
-        self._events.close()
+        for file in (self._metrics, self._events):
+            with contextlib.suppress(OSError) if self._failed else self._writing():
+                file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing(self.path):
+                yield
+        except OutputError:
+            self._failed = True
+            raise
 
     def _at(self, row: Sequence[Any]) -> int:
         values = dict(zip(COLUMNS, row, strict=True))

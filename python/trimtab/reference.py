@@ -24,7 +24,7 @@ import numpy as np
 import trimtab
 from trimtab import errors
 from trimtab.config import Experiment
-from trimtab.errors import BlowUpError, ConfigError, DataError, SolverError
+from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
 from trimtab.files import only_writer, replacing
 from trimtab.parallel import World
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
@@ -224,7 +224,16 @@ def _share(recipe: Recipe, runs: list[int], parts: Path, workers: int, progress:
 
 def _write(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
     """The parts as one netCDF file, run by run."""
-    with replacing(path) as partial, netCDF4.Dataset(partial, "w") as file:
+    try:
+        with replacing(path) as partial:
+            _fill(partial, recipe, spec, parts)
+    except RuntimeError as error:  # of the netCDF library, which keeps for itself what the system said
+        raise OutputError(f"{path} cannot be written ({error}): make room, or name another folder with TRIMTAB_CACHE; the runs "
+                          "are kept.") from error
+
+
+def _fill(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
+    with netCDF4.Dataset(path, "w") as file:
         file.title = f"reference run of {spec.solver}: {recipe.truth['name']}, filter {recipe.filter}"
         file.source = f"trimtab {trimtab.__version__}"
         file.recipe = recipe.to_json()

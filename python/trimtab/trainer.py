@@ -21,7 +21,7 @@ from trimtab import checkpoint
 from trimtab.config import Experiment, dump_experiment, load_experiment
 from trimtab.crew import TIMES, Crew
 from trimtab.errors import CheckpointError, SolverError
-from trimtab.files import only_writer, replacing
+from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
@@ -133,6 +133,7 @@ class Trainer:
             DataError: another process trains in the folder, or the reference run is not fit for use.
             SolverError: an epoch without a single step, because every window blew up; or a BlowUpError when
                 training.on_blow_up is "stop".
+            OutputError: the disk is full, or the folder cannot be written to.
         """
         status: Any = "finished"
         self.at = Position()
@@ -267,7 +268,8 @@ class Trainer:
 
     def _open_folder(self, stack: contextlib.ExitStack) -> dict[str, Any] | None:
         """Take the run folder; the last checkpoint's content when there is one to go on with."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(only_writer(self.folder))
         held = [name for name in OUTPUTS if (self.folder / name).exists()]
         if held and not self.resume:
