@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,22 +64,28 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def only_writer(folder: Path, *, wait: bool = False, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder: a second process waits or is refused. The lock ends with the process, however it ends.
 
     Args:
         folder: an existing folder.
         wait: wait for the other process instead of refusing.
+        patience: seconds to wait before refusing, for a process that has been killed and is about to be gone.
 
     Raises:
         DataError: another process holds it, and wait is False.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise DataError(f"Another process is writing to {folder}; wait for it, or give another folder.") from error
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise DataError(f"Another process is writing to {folder}; wait for it, or give another folder.") from error
+                time.sleep(0.05)
         yield
     finally:
         os.close(handle)

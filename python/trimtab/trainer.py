@@ -20,7 +20,7 @@ import trimtab
 from trimtab import checkpoint
 from trimtab.config import Experiment, dump_experiment, load_experiment
 from trimtab.crew import TIMES, Crew
-from trimtab.errors import CheckpointError, SolverError
+from trimtab.errors import CheckpointError, ConfigError, SolverError
 from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
 from trimtab.offline import Offline, fit_normalisation
@@ -31,6 +31,7 @@ from trimtab.records import RECORDED, Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
 from trimtab.session import StopSignal, deterministic, log, logged, unlogged
+from trimtab.state import SolverSpec
 from trimtab.targets import Targets
 
 EXIT_CODES = {"finished": 0, "stopped early": 0, "interrupted": 130, "terminated": 143}  # 128 + the signal's number
@@ -270,7 +271,7 @@ class Trainer:
         """Take the run folder; the last checkpoint's content when there is one to go on with."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(only_writer(self.folder))
+        stack.enter_context(only_writer(self.folder, patience=2.0 if self.resume else 0.0))
         held = [name for name in OUTPUTS if (self.folder / name).exists()]
         if held and not self.resume:
             raise CheckpointError(f"{self.folder} holds a training already ({', '.join(held)}): resume it, or train "
@@ -289,11 +290,15 @@ class Trainer:
         experiment, opener = self.experiment, self._opener or trimtab.open_solver
         shared = {} if self.world.domain is None else {"comm": self.world.domain}
         self.solver = opener(experiment.solver.name, **experiment.solver.options, **shared)
+        self.whole: SolverSpec = getattr(self.solver, "whole", self.solver.spec)
+        if shared and (self.whole is self.solver.spec or not experiment.correction.input_mean):
+            raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, as "
+                              "`trimtab.solver` tells, and a normalisation given in [correction], the same for all blocks.")
         checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
         get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
-        path = make_reference(experiment, self.solver.spec, open_solver=self._opener, progress=self.progress, world=self.world)
+        path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
         h = experiment.training.stride * self.solver.spec.dt
-        self.targets = Targets(path, self.solver.spec, experiment.reference, h)
+        self.targets = Targets(path, self.whole, experiment.reference, h, block=getattr(self.solver, "block", None))
         log.info("%s: %d runs of %d snapshots, %g apart; h = %g", path, *self.targets.shape[:2],
                  self.targets.interval, h)
 
@@ -327,7 +332,7 @@ class Trainer:
             if self.at.phase == "online" and self.best is not None:
                 self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
         self.crew = Crew(self.world, self.correction, seed=seed, timeout=experiment.parallel.timeout,
-                         signalled=lambda: self._signal.number)
+                         share=self.solver.spec.size / self.whole.size, signalled=lambda: self._signal.number)
 
     def _offline(self) -> Offline:
         experiment = self.experiment
@@ -383,7 +388,7 @@ class Trainer:
         self.world.limit = limit
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
-        return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.solver.spec),
+        return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.whole),
                 "correction": weights, "progress": asdict(self.at),
                 "history": self.records.history if self.records else [], **self._provenance}
 
