@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 BUILD_TOOLS := meson-python meson ninja "numpy>=2" f90wrap
 SOURCES := pyproject.toml $(shell find . -name 'meson*' -not -path './.*' -not -path './build/*') \
   $(shell find fortran bridge python -type f -not -name '*.pyc')
-APT_PACKAGES := gcc g++ gfortran pkg-config libfftw3-dev python3-dev python3-venv
-MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3 and Python 3.11 or newer with venv: \
-  apt install $(APT_PACKAGES)  |  dnf install gcc gcc-c++ gcc-gfortran pkgconf fftw-devel python3-devel  |  \
-  conda install -c conda-forge compilers pkg-config fftw python  |  brew install gcc pkg-config fftw python
+APT_PACKAGES := gcc g++ gfortran pkg-config libfftw3-dev python3-dev python3-venv openmpi-bin libopenmpi-dev
+MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3, MPI (mpirun, mpicc) and Python 3.11 or newer with venv: \
+  apt install $(APT_PACKAGES)  |  dnf install gcc gcc-c++ gcc-gfortran pkgconf fftw-devel python3-devel openmpi-devel  |  \
+  conda install -c conda-forge compilers pkg-config fftw python openmpi  |  brew install gcc pkg-config fftw python open-mpi
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -63,7 +63,7 @@ setup: $(READY) ## system packages (root and apt), .venv, trimtab installed in i
 
 # Installed, not editable: an editable install rebuilds at import, and processes started together would rebuild at once.
 $(READY): $(TOOLS) $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --config-settings=build-dir=build/install '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --config-settings=build-dir=build/install '.[dev,mpi]'
 	test -d build/tests || $(BIN)/meson setup build/tests -Dpython=false >/dev/null
 	touch $@
 
@@ -74,6 +74,7 @@ $(TOOLS): pyproject.toml constraints.txt Makefile | system
 
 system:
 	@if command -v gcc >/dev/null && command -v gfortran >/dev/null && pkg-config --exists fftw3 2>/dev/null \
+	   && command -v mpirun >/dev/null && command -v mpicc >/dev/null \
 	   && $(PYTHON) -c 'import ensurepip, sys, sysconfig, pathlib; \
 	      sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null; \
 	 then :; \

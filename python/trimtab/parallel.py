@@ -31,7 +31,7 @@ from trimtab.errors import ConfigError, InputError
 # (number of processes, this one's number) as launchers say it: Open MPI; Hydra, Intel MPI, Cray PALS; MVAPICH; a step of srun.
 LAUNCHERS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"),
              ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"))
-PATIENCE = 600.0   # seconds to wait where nobody can say how long it takes: the first step, files
+PATIENCE = 600.0   # seconds to wait where nobody can say how long it takes: a first step, a file
 _SPIN, _SLEEP, _SLOW = 2e-4, 1e-2, 0.5  # seconds of waiting without sleep, longest sleep, from when on questions are answered
 _GRACE = 1.0       # seconds in which rank 0 may say first what happens to all ranks alike
 _ROLL_CALL = 2.0   # seconds to answer in
@@ -129,8 +129,8 @@ class World:
         """
         return _ordered_sum(parts, weights)
 
-    def wait(self) -> None:
-        """Until every rank is here, asleep, and for as long as it takes."""
+    def wait(self, limit: float = math.inf) -> None:
+        """Until every rank is here, asleep, and for as long as it takes, or that many seconds."""
 
     def fail(self, text: str, code: int) -> int:
         """Say why this rank cannot go on, and end the job.
@@ -220,9 +220,9 @@ class MPIWorld(World):
         self._finish(self._all.Iallgatherv(stretch, [total, widths]), self.limit)
         return total
 
-    def wait(self) -> None:
+    def wait(self, limit: float = math.inf) -> None:
         """See `World.wait`."""
-        self._finish(self._all.Ibarrier(), math.inf)
+        self._finish(self._all.Ibarrier(), limit)
 
     def fail(self, text: str, code: int) -> int:
         """See `World.fail`; what happens to every rank alike is said by rank 0 alone."""

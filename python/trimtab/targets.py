@@ -33,6 +33,7 @@ class Targets:
         reference: how many runs serve each purpose.
         h: outer step.
         in_memory: most bytes to hold.
+        block: (N',) int, components that windows are cut down to, for a solver that holds a part of the domain; None for all.
 
     Attributes:
         interval: time between snapshots.
@@ -46,8 +47,8 @@ class Targets:
     """
 
     def __init__(self, path: str | Path, spec: SolverSpec, reference: ReferenceConfig, h: float, *,
-                 in_memory: int = IN_MEMORY):
-        self.path, self.spec, self.reference, self.h = Path(path), spec, reference, h
+                 in_memory: int = IN_MEMORY, block: np.ndarray | None = None):
+        self.path, self.spec, self.reference, self.h, self.block = Path(path), spec, reference, h, block
         self._file = _open(self.path)
         try:
             self._variables = [_variable(self._file, field, self.path) for field in spec.fields]
@@ -249,13 +250,14 @@ class Windows:
             leads: lead times in outer steps, 0 for the initial state; each must have a snapshot, see `Targets.leads`.
 
         Returns:
-            (len(leads), B, N) float64.
+            (len(leads), B, N) float64; of `Targets.block` alone where there is one.
         """
         indices = np.asarray(indices)
         targets = self.targets
         offsets = np.array([lead * targets.skip // targets.gap for lead in leads])
         runs = self.runs.start + indices // self.count
-        return targets.gather(runs, (self.first + indices % self.count)[None, :] + offsets[:, None])
+        states = targets.gather(runs, (self.first + indices % self.count)[None, :] + offsets[:, None])
+        return states if targets.block is None else states[..., targets.block]
 
     def spread(self, number: int) -> np.ndarray:
         """Indices of `number` windows, evenly spread; of all of them when number is 0 or too large."""
