@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from test_ensembles import runs  # noqa: F401  a fixture
+import test_ensembles
 from trimtab.__main__ import main
 
+runs = test_ensembles.runs  # the fixture
 
 def launch(ranks: int, *arguments: str, wait: bool = True) -> Any:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
