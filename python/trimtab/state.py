@@ -115,7 +115,7 @@ class SolverSpec:
         if not finite.all():
             raise InputError(f"{name} holds a NaN or an infinity in member {int(np.argmin(finite))}; "
                              f"remove that member or mend its data.")
-        return np.require(states, requirements=("C", "A"))
+        return np.require(states, requirements=("C", "A", "W"))
 
     def _order(self) -> str:
         return ", ".join(f"{one.name}({', '.join(one.dims)})" for one in self.fields)

@@ -141,7 +141,7 @@ class FortranSolver:
         array = vector.detach().cpu().numpy() if isinstance(vector, torch.Tensor) else np.asarray(vector)
         if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != self.spec.size or array.shape[0] == 0:
             raise InputError(f"{name} must be a (members, {self.spec.size}) float64 array, not {array.shape} {array.dtype}.")
-        return np.require(array, requirements=("C", "A"))
+        return np.require(array, requirements=("C", "A", "W"))
 
     def close(self) -> None:
         """Close the Fortran solver; a second call does nothing."""
