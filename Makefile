@@ -9,14 +9,14 @@ READY := $(VENV)/.ready
 BUILD_TOOLS := meson-python meson ninja "numpy>=2" f90wrap
 SOURCES := pyproject.toml $(shell find . -name 'meson*' -not -path './.*' -not -path './build/*') \
   $(shell find fortran bridge python -type f -not -name '*.pyc')
-APT_PACKAGES := gcc g++ gfortran pkg-config libfftw3-dev python3-dev python3-venv
-MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3 and Python 3.11 or newer with venv: \
-  apt install $(APT_PACKAGES)  |  dnf install gcc gcc-c++ gcc-gfortran pkgconf fftw-devel python3-devel  |  \
-  conda install -c conda-forge compilers pkg-config fftw python  |  brew install gcc pkg-config fftw python
+APT_PACKAGES := gcc g++ gfortran pkg-config libfftw3-dev python3-dev python3-venv openmpi-bin libopenmpi-dev
+MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3, MPI (mpirun, mpicc) and Python 3.11 or newer with venv: \
+  apt install $(APT_PACKAGES)  |  dnf install gcc gcc-c++ gcc-gfortran pkgconf fftw-devel python3-devel openmpi-devel  |  \
+  conda install -c conda-forge compilers pkg-config fftw python openmpi  |  brew install gcc pkg-config fftw python open-mpi
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test setup system lint bench reproduce clean help
+.PHONY: demo test setup system lint sanitize fuzz bench reproduce clean help
 
 help:           ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -32,6 +32,22 @@ lint: setup     ## ruff, mypy, fortitude
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/fortitude check fortran bridge tests
+
+# Address and undefined-behaviour sanitizers, and gfortran's run-time checks. Leaks are looked for in the Fortran programs only:
+# Python's own at exit would hide ours. The sanitized bridge lies in build/sanitize/root, the plain one in .venv is not touched.
+SANITIZE := -Db_sanitize=address,undefined -Db_lundef=false --buildtype=debugoptimized -Dfortran_args=-fcheck=all
+SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" OMP_NUM_THREADS=1 TRIMTAB_MALLOC=0 \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONPATH=$(CURDIR)/build/sanitize/root
+sanitize: setup ## the Fortran and C parts' tests, and the bridge's, under sanitizers and run-time checks
+	test -d build/sanitize/fortran || $(BIN)/meson setup build/sanitize/fortran -Dpython=false $(SANITIZE) >/dev/null
+	$(BIN)/meson test -C build/sanitize/fortran --print-errorlogs
+	test -d build/sanitize/bridge || $(BIN)/meson setup build/sanitize/bridge -Dpython.platlibdir=/root $(SANITIZE) >/dev/null
+	$(BIN)/ninja -C build/sanitize/bridge
+	$(BIN)/meson install -C build/sanitize/bridge --quiet --destdir $(CURDIR)/build/sanitize --tags runtime,python-runtime
+	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_bridge.py tests/test_fuzz.py -k "not memory and not exit"
+
+fuzz: setup     ## thousands of experiments, files and arguments that are wrong; minutes
+	OMP_NUM_THREADS=1 TRIMTAB_FUZZ=$${TRIMTAB_FUZZ:-3000} $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 bench: setup build/bench/pyqg/.ready ## ratios and medians; see tests/bench
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/run.py
@@ -50,7 +66,7 @@ setup: $(READY) ## system packages (root and apt), .venv, trimtab installed in i
 
 # Installed, not editable: an editable install rebuilds at import, and processes started together would rebuild at once.
 $(READY): $(TOOLS) $(SOURCES)
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --config-settings=build-dir=build/install '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation --config-settings=build-dir=build/install '.[dev,mpi]'
 	test -d build/tests || $(BIN)/meson setup build/tests -Dpython=false >/dev/null
 	touch $@
 
@@ -61,6 +77,7 @@ $(TOOLS): pyproject.toml constraints.txt Makefile | system
 
 system:
 	@if command -v gcc >/dev/null && command -v gfortran >/dev/null && pkg-config --exists fftw3 2>/dev/null \
+	   && command -v mpirun >/dev/null && command -v mpicc >/dev/null \
 	   && $(PYTHON) -c 'import ensurepip, sys, sysconfig, pathlib; \
 	      sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null; \
 	 then :; \

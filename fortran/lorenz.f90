@@ -4,13 +4,15 @@
 !! State at the border = internal state; every quantity has no dimension. Constants are copied to kernels with explicit shapes:
 !! the arrays of `solver_t` are targets, and the compiler would otherwise assume that they overlap.
 module trimtab_lorenz
-  use trimtab_kinds, only: rk, ik
+  use trimtab_kinds, only: rk, ik, lk
   use trimtab_status, only: status_t, STATUS_BAD_PARAMETER
   use trimtab_solver, only: solver_t
   use trimtab_text, only: json_real, json_integer, json_field, json_axis, namelist_sentence, all_finite
   implicit none
   private
   public :: lorenz63_t, lorenz96_t, lorenz96_two_scale_t
+
+  integer(ik), parameter :: most_points = 10000000   !< of a ring: a typing error must not take all the memory there is
 
   !> Three modes of convection. Lorenz, J. Atmos. Sci. 20, 130 (1963), doi:10.1175/1520-0469(1963)020<0130:DNF>2.0.CO;2, eqs 25-27.
   type, extends(solver_t) :: lorenz63_t
@@ -197,6 +199,11 @@ contains
       call status%raise(STATUS_BAD_PARAMETER, 'lorenz96: n = '//json_integer(n)//' is too small, its stencil needs 4 points')
       return
     end if
+    if (n > most_points) then
+      call status%raise(STATUS_BAD_PARAMETER, 'lorenz96: n = '//json_integer(n)//' is too large, give at most '// &
+                        json_integer(most_points))
+      return
+    end if
     if (.not. all_finite([forcing])) then
       call status%raise(STATUS_BAD_PARAMETER, 'lorenz96: forcing must be a finite number')
       return
@@ -283,6 +290,11 @@ contains
     if (code /= 0) then
       call status%raise(STATUS_BAD_PARAMETER, &
                         namelist_sentence('lorenz96_two_scale', 'n, fast, forcing, coupling, b and c', code, message))
+      return
+    end if
+    if (n > most_points .or. int(max(n, 0), lk) * max(fast, 0) > most_points) then
+      call status%raise(STATUS_BAD_PARAMETER, 'lorenz96_two_scale: n times fast is too large, give at most '// &
+                        json_integer(most_points))
       return
     end if
     if (n < 4 .or. fast < 1) then

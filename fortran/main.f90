@@ -60,6 +60,7 @@ program trimtab_main
   write (output_unit, '(a)') hybrid%describe()
   call hybrid%release()
   call trained%close()
+  deallocate (text, window, failed_step)   ! a main program's live on, and a leak checker says so
 
 contains
 
@@ -127,7 +128,7 @@ contains
     character(*), intent(in) :: name
     character(len(magic)) :: found
     character(256) :: message
-    integer(lk) :: n, members, records
+    integer(lk) :: n, members, records, bytes
     real(rk) :: first, between
     integer :: source, code
     open (newunit=source, file=name, access='stream', form='unformatted', status='old', action='read', &
@@ -139,6 +140,11 @@ contains
     end if
     if (found /= magic .or. n /= hybrid%solver%n) then
       call status%raise(STATUS_BAD_PARAMETER, 'run: '//name//' is not a trajectory of this solver')
+      return
+    end if
+    inquire (unit=source, size=bytes)
+    if (members < 1 .or. records < 1 .or. (bytes - 48) / 8 / n / max(members, 1_lk) < records) then
+      call status%raise(STATUS_BAD_PARAMETER, 'run: '//name//' is cut short or damaged')
       return
     end if
     allocate (window(n, members, 2))

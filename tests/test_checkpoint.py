@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import zipfile
 
@@ -134,6 +135,26 @@ def test_files_of_others(tmp_path, spec):
     assert "version 99" in refusal_of(path)
     torch.save(torch.nn.Linear(2, 2), path)  # would run code to be read
     assert "not a checkpoint" in refusal_of(path)
+
+
+class Malice:
+    """What a pickle can do to who reads it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_reading_never_runs_code_of_a_file(tmp_path, content):
+    for number, place in enumerate(("correction", "history", "experiment")):
+        path, crime = tmp_path / f"{number}.pt", tmp_path / f"crime{number}"
+        torch.save({"format": checkpoint.FORMAT, "version": 1, **content, place: Malice(crime)}, path)
+        assert "not a checkpoint or is damaged" in refusal_of(path)
+        assert not crime.exists()
+    pickle.loads(pickle.dumps(Malice(tmp_path / "done")))
+    assert (tmp_path / "done").exists()  # so it could have
 
 
 def test_a_solver_it_was_not_trained_for(tmp_path, content, open_solver):

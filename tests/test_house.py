@@ -21,23 +21,25 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 # A module imports from its own row and from the rows above it, never from below; and never in a circle.
 ROWS = (
     ("errors",),
-    ("networks", "state", "sections", "config", "files"),
+    ("networks", "state", "sections", "config", "files", "parallel"),
     ("window", "solver", "correction", "observation", "slot_weight", "torch_stepping"),
     ("slot_correction",),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table",
-     "isolation"),
-    ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "records", "climate", "closures"),
-    ("offline", "online", "evaluation", "kalman"),
-    ("trainer", "scoring", "figures", "terminal"),
-    ("deploy", "report", "gradient_report", "coupling", "export"),
+     "isolation", "ensemble_scores"),
+    ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "position", "records", "climate", "closures"),
+    ("offline", "online", "evaluation", "kalman", "crew"),
+    ("trainer", "scoring", "figures", "ensemble_figures", "terminal"),
+    ("deploy", "starts", "ensembles", "ensemble_file", "ensemble_scoring", "report", "gradient_report", "doctor", "coupling",
+     "export"),
     ("embedded", "reproduce"),
     ("commands",),
     ("__main__",),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 # Those that open solvers by name do it through the face, `import trimtab`, which opens doors lazily.
-MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "report", "gradient_report", "coupling",
-                    "export", "reproduce", "commands", "__main__"}
+MAY_USE_THE_FACE = {"reference", "reference_run", "trainer", "scoring", "deploy", "ensembles", "ensemble_file",
+                    "ensemble_scoring", "report", "gradient_report", "doctor", "coupling", "export",
+                    "reproduce", "commands", "__main__"}
 
 
 def module_name(path: Path) -> str:

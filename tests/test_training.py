@@ -27,7 +27,7 @@ from trimtab.loss import alive, mean_square
 from trimtab.offline import Offline
 from trimtab.online import Online
 from trimtab.phase import cosine
-from trimtab.records import COLUMNS
+from trimtab.records import COLUMNS, RECORDED
 from trimtab.reference import reference_path
 from trimtab.targets import Targets
 from trimtab.trainer import Trainer
@@ -105,7 +105,7 @@ def whole(place):
 
 def rows_of(folder):
     with open(folder / "metrics.csv", encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        return [{key: value for key, value in row.items() if key not in ("seconds", *RECORDED)} for row in csv.DictReader(file)]
 
 
 def same(one, other):
@@ -125,7 +125,7 @@ def assert_same_run(folder, whole):
         one, other = read_checkpoint(folder / name), read_checkpoint(whole / name)
         for key in ("correction", "best", "optimiser", "random", "state", "experiment"):
             assert same(one[key], other[key]), f"{key} of {name} differs"
-        assert same({**one["progress"], "seconds": 0}, {**other["progress"], "seconds": 0})
+        assert same({**one["progress"], "seconds": 0, "times": {}}, {**other["progress"], "seconds": 0, "times": {}})
         seconds = COLUMNS.index("seconds")
         assert same([row[:seconds] for row in one["history"]], [row[:seconds] for row in other["history"]])
 

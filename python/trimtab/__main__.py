@@ -11,7 +11,11 @@ from collections.abc import Sequence
 
 import trimtab
 from trimtab.commands import COMMANDS, command
-from trimtab.errors import SolverError, TrimtabError
+from trimtab.errors import ConfigError, SolverError, TrimtabError
+from trimtab.parallel import get_world, launched
+
+ALONE = ("experiments", "score", "run", "report", "gradcheck", "couple", "export", "reproduce",
+         "version")  # commands that one rank does, whoever else is there
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,19 +30,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
         sys.path.insert(0, "")
+    if launched()[1] and options.command_name in ALONE:
+        return 0  # rank 0 does it
     try:
         return options.command(options)
     except KeyboardInterrupt:
-        print(f"\nInterrupted; {options.hint(options)}", file=sys.stderr)
-        return 130
+        return _end(f"\nInterrupted; {options.hint(options)}", 130)
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (TrimtabError, OSError, ImportError) as error:
-        if options.debug:
-            traceback.print_exc()
-        print(f"trimtab: {_sentence(error)}", file=sys.stderr)
-        return 1 if isinstance(error, SolverError | OSError | ImportError) else 2
+        trace = traceback.format_exc() if options.debug else ""
+        code = 1 if isinstance(error, SolverError | OSError | ImportError) else 2
+        return _end(f"{trace}trimtab: {_sentence(error)}", code)
+
+
+def _end(text: str, code: int) -> int:
+    """Say it, and end the other ranks, which would wait for this one."""
+    if launched()[0] < 2:
+        print(text, file=sys.stderr, flush=True)
+        return code
+    try:
+        world = get_world()
+    except ConfigError:  # no MPI to speak through: every process says it and ends by itself
+        print(text, file=sys.stderr, flush=True)
+        return code
+    return world.fail(f"{text} (rank {world.rank})" if world.rank else text, code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         module = command(name)
         sentence = f"{module.TEXT[0].upper()}{module.TEXT[1:]}."
         one = listed.add_parser(name, parents=[shared], help=module.TEXT, description=sentence)
-        one.set_defaults(command=module.run, hint=getattr(module, "hint", _hint))
+        one.set_defaults(command_name=name, command=module.run, hint=getattr(module, "hint", _hint))
         module.arguments(one)
     return parser
 

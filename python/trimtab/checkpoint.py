@@ -12,6 +12,7 @@ offline.pt hold no optimiser, random states and history: they are to be used, la
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import platform
 import random
 import subprocess
@@ -77,9 +78,14 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Args:
         path: the file.
         content: everything but format and version.
+
+    Raises:
+        OutputError: the disk is full or read-only; the checkpoint of before is there.
     """
+    file = io.BytesIO()  # torch's own writer hides what the system says of a full disk
+    torch.save({"format": FORMAT, "version": VERSION, **content}, file)
     with replacing(path) as partial:
-        torch.save({"format": FORMAT, "version": VERSION, **content}, partial)
+        partial.write_bytes(file.getbuffer())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

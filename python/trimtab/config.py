@@ -26,6 +26,7 @@ from trimtab.sections import (
     ObservationConfig,
     OfflineConfig,
     Options,
+    ParallelConfig,
     ReferenceConfig,
     ScoreConfig,
     SolverConfig,
@@ -33,7 +34,7 @@ from trimtab.sections import (
 )
 
 STEPPER_KEYS = ("dt", "integrator", "order", "correction_at", "rtol", "atol")
-FREE_TO_CHANGE = ("name", "description", "score", "training.epochs")  # on resume
+FREE_TO_CHANGE = ("name", "description", "score", "training.epochs", "parallel.timeout")  # on resume
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Experiment:
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
 
@@ -148,7 +150,7 @@ def namelist(group: str, options: Options) -> str:
         ConfigError: a value that a namelist cannot hold.
     """
     for key in (group, *options):
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key):
             raise ConfigError(f"{key!r} cannot name a Fortran solver or one of its parameters.")
     body = [f"  {key} = {_fortran(key, value)}" for key, value in options.items()]
     return "\n".join([f"&{group}", *body, "/"])
@@ -262,9 +264,9 @@ def _fortran(key: str, value: Any) -> str:
     if isinstance(value, numbers.Real) and math.isfinite(value):
         value = float(value)
         return f"{value:.17g}".replace("e", "d") if "e" in f"{value:.17g}" else f"{value:.17g}d0"
-    if isinstance(value, str):
+    if isinstance(value, str) and value.isascii() and (value.isprintable() or not value):
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, list | tuple) and value:
         return ", ".join(_fortran(key, one) for one in value)
     raise ConfigError(f"{key} = {value!r} cannot be given to a Fortran solver: give a finite number, a truth value or "
-                      "text.")
+                      "plain text.")

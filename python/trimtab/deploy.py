@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.solver import Solver
-from trimtab.state import SolverSpec
+from trimtab.state import Field, SolverSpec
 from trimtab.targets import Targets
 
 CHUNK_BYTES = 2**25  # of states held at once
@@ -258,22 +258,37 @@ def _output(
         failed = file.createVariable("failed_step", "i4", ("member",))
         failed.setncatts({"long_name": "step at which the member blew up, 0 when it did not", "units": "1"})
         failed[:] = 0
-        for field in spec.fields:
-            for dim, length in zip(field.dims, field.shape, strict=True):
-                if dim not in file.dimensions:
-                    file.createDimension(dim, length)
-                    if dim in field.coords:
-                        axis = file.createVariable(dim, "f8", (dim,))
-                        axis.setncatts({"long_name": dim, "units": "1"})
-                        if dim in ("x", "y"):
-                            axis.axis = dim.upper()
-                        axis[:] = field.coords[dim]
-            variable = file.createVariable(field.name, "f8", ("time", "member", *field.dims), fill_value=np.nan,
-                                           chunksizes=(1, 1, *field.shape) if field.size >= 1024 else None)
-            variable.setncatts({"long_name": field.long_name, "units": field.units})
+        define_fields(file, spec, ("time", "member"), fill_value=np.nan,
+                      chunks=lambda field: (1, 1, *field.shape) if field.size >= 1024 else None)
         yield file
     finally:
         file.close()
+
+
+def define_fields(file: netCDF4.Dataset, spec: SolverSpec, leading: tuple[str, ...], *, fill_value: float | bool,
+                  chunks: Callable[[Field], tuple[int, ...] | None] = lambda field: None) -> None:
+    """The solver's fields in a netCDF file: dimensions, coordinates, and a variable each with its name and unit.
+
+    Args:
+        file: open for writing, with the leading dimensions.
+        spec: the solver's.
+        leading: dimensions before a field's own.
+        fill_value: of the variables; False for none.
+        chunks: of a field's variable; None leaves it to the library.
+    """
+    for field in spec.fields:
+        for dim, length in zip(field.dims, field.shape, strict=True):
+            if dim not in file.dimensions:
+                file.createDimension(dim, length)
+                if dim in field.coords:
+                    axis = file.createVariable(dim, "f8", (dim,))
+                    axis.setncatts({"long_name": dim, "units": "1"})
+                    if dim in ("x", "y"):
+                        axis.axis = dim.upper()
+                    axis[:] = field.coords[dim]
+        variable = file.createVariable(field.name, "f8", (*leading, *field.dims), fill_value=fill_value,
+                                       chunksizes=chunks(field))
+        variable.setncatts({"long_name": field.long_name, "units": field.units})
 
 
 def _write(file: netCDF4.Dataset, spec: SolverSpec, first: int, times: np.ndarray, states: np.ndarray) -> None:

@@ -24,6 +24,10 @@ class DataError(TrimtabError, ValueError):
     """A data file is missing, cut short, or does not fit the solver."""
 
 
+class OutputError(TrimtabError, OSError):
+    """A file cannot be written: the disk is full, the folder read-only; files that are whole stay as they are."""
+
+
 class CheckpointError(TrimtabError, RuntimeError):
     """A checkpoint is missing, corrupt, or belongs to another experiment."""
 

@@ -180,7 +180,14 @@ def build_network(name: str, **options: Any) -> nn.Module:
 
 
 def network_dtype(module: nn.Module) -> torch.dtype:
-    """Precision a module works in: its attribute `dtype`, else its first parameter's, else float64."""
+    """Precision a module works in: its attribute `dtype`, else its first parameter's, else float64.
+
+    Raises:
+        ConfigError: no module of torch.
+    """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"A network or correction must be a torch.nn.Module, not {type(module).__name__}: put what it computes "
+                          "into the method `forward` of one.")
     declared = getattr(module, "dtype", None)
     if isinstance(declared, torch.dtype):
         return declared

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
-from trimtab.phase import Phase, cosine
+from trimtab.parallel import World
+from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
 
 LABEL_BATCH = 256  # states advanced at once
+MICROBATCH_VALUES = 2**12  # numbers of the states of a microbatch, by default
 SAMPLE = 2048      # states that fix the normalisation, and most that validate
 EPOCHS = 50        # most rows of metrics.csv for this phase
 
@@ -54,10 +55,7 @@ class Labels:
             named slots what they see, (B', M), and should return, (B', M').
             The labels are NaN for components that are not observed.
         """
-        if self._all is None and self.keep:
-            everything = np.arange(len(self.windows))
-            parts = np.array_split(everything, math.ceil(len(everything) / LABEL_BATCH))
-            self._all = self._join([self._compute(part) for part in parts])
+        self.prepare()
         if self._all is None:
             states, labels = self._compute(indices)
         else:
@@ -66,6 +64,22 @@ class Labels:
         finite = np.isfinite(labels if self.observed is None else labels[:, self.observed]).all(axis=1)
         return (states, labels) if finite.all() else (states[finite], labels[finite])
 
+    def prepare(self, world: World | None = None) -> None:
+        """Compute the labels that are kept, unless they are there.
+
+        Args:
+            world: ranks that share the work; all of them have to call this.
+        """
+        if self._all is not None or not self.keep:
+            return
+        world, everything = world or World(), np.arange(len(self.windows))
+        parts = np.array_split(everything, math.ceil(len(everything) / LABEL_BATCH))
+        mine = [self._compute(part) for part in parts[world.team :: world.teams]]
+        shared = world.share([(None if self.view is None else seen, labels) for seen, labels in mine])
+        found = [shared[number % world.teams * world.blocks + world.block][number // world.teams] for number in range(len(parts))]
+        self._all = (None if self.view is None else np.concatenate([seen for seen, _ in found]),
+                     np.concatenate([labels for _, labels in found]))
+
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start, end = self.windows.start(indices), self.windows.observe(indices, (self.outer,))[0]
         window = self.solver.advance(start, 1, stride=self.stride * self.outer, on_blow_up="mark")
@@ -73,11 +87,6 @@ class Labels:
         project = getattr(self.solver, "project", None) if self.observed is None else None
         missing = ((end if project is None else project(end)) - window.states[1]) / window.h
         return (start, missing) if self.view is None else self.view(start, missing, self.stride * self.outer)
-
-    def _join(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray | None, np.ndarray]:
-        """Inputs, unless they are the states, which are at hand, and labels."""
-        seen = None if self.view is None else np.concatenate([one[0] for one in parts])
-        return seen, np.concatenate([one[1] for one in parts])
 
 
 def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Targets, training: TrainingConfig) -> None:
@@ -118,6 +127,7 @@ class Offline(Phase):
             raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
         self.config, self.correction = config, correction
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
+        self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
         self.labels, self.held_out = (
             Labels(solver, targets.windows(purpose, targets.gap, training.window), training.stride,
                    keep=targets.in_memory)
@@ -147,18 +157,21 @@ class Offline(Phase):
         """See `Phase.loss`; 1 is about what no correction gives."""
         return self._loss(self.labels, indices)
 
-    @torch.no_grad()
-    def validate(self, boundary: Callable[[], None]) -> tuple[float, int]:
-        """See `Phase.validate`."""
-        total, count, dropped = 0.0, 0, 0
+    def held(self) -> list[np.ndarray]:
+        """See `Phase.held`."""
         indices = self.held_out.windows.spread(SAMPLE)
-        for first in range(0, len(indices), LABEL_BATCH):
-            boundary()
-            chosen = indices[first : first + LABEL_BATCH]
-            loss, lost = self._loss(self.held_out, chosen)
-            total += float(loss) * (len(chosen) - lost) if lost < len(chosen) else 0.0
-            count, dropped = count + len(chosen) - lost, dropped + lost
-        return total / count if count else float("nan"), dropped
+        return [indices[first : first + LABEL_BATCH] for first in range(0, len(indices), LABEL_BATCH)]
+
+    @torch.no_grad()
+    def judge(self, indices: np.ndarray) -> tuple[float, int]:
+        """See `Phase.judge`."""
+        loss, dropped = self._loss(self.held_out, indices)
+        return float(loss), dropped
+
+    def prepare(self, world: World) -> None:
+        """See `Phase.prepare`: the labels."""
+        self.labels.prepare(world)
+        self.held_out.prepare(world)
 
     def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
         states, labels = (torch.from_numpy(one) for one in source.get(indices))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from trimtab.gradient import get_gradient
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
-from trimtab.phase import Phase, cosine
+from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
@@ -21,6 +20,7 @@ from trimtab.targets import Targets, Windows
 
 SCALED = 256  # states that say how large the fields are
 VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
+MICROBATCH_VALUES = 2**11  # numbers of the states from which a microbatch starts, by default
 
 
 class Online(Phase):
@@ -41,6 +41,7 @@ class Online(Phase):
     def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets):
         self.config, self.solver, self.correction = config, solver, correction
         self.epochs, self.batch, self.seed = config.epochs, config.batch, config.seed
+        self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
         self.gradient = get_gradient(config.gradient, **config.gradient_options)
         lengths = {config.window, *(window for _, window in config.curriculum)}
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
@@ -79,23 +80,20 @@ class Online(Phase):
         loss = mean_square(states, truth, self._chosen(steps), self.observed, self.scale)
         return loss, len(indices) - int(alive(states).sum())
 
-    @torch.no_grad()
-    def validate(self, boundary: Callable[[], None]) -> tuple[float, int]:
-        """See `Phase.validate`."""
-        steps, stride, leads = self.config.window, self.config.stride, self.leads[self.config.window]
+    def held(self) -> list[np.ndarray]:
+        """See `Phase.held`."""
         indices = self.held_out.spread(self.config.validate_windows)
-        members = max(1, VALIDATION_VALUES // (self.solver.spec.size * (steps + 1)))
-        total, count, dropped = 0.0, 0, 0
-        for first in range(0, len(indices), members):
-            boundary()
-            start, truth = self._batch(self.held_out, indices[first : first + members], leads)
-            window = self.solver.advance(start, steps, correction=self.correction, stride=stride, on_blow_up="mark")
-            finite = int(window.alive.sum())
-            if finite:
-                states = torch.from_numpy(window.states)
-                total += finite * float(mean_square(states, truth, self._chosen(steps), self.observed, self.scale))
-            count, dropped = count + finite, dropped + start.shape[0] - finite
-        return total / count if count else float("nan"), dropped
+        members = max(1, VALIDATION_VALUES // (self.solver.spec.size * (self.config.window + 1)))
+        return [indices[first : first + members] for first in range(0, len(indices), members)]
+
+    @torch.no_grad()
+    def judge(self, indices: np.ndarray) -> tuple[float, int]:
+        """See `Phase.judge`."""
+        steps, leads = self.config.window, self.leads[self.config.window]
+        start, truth = self._batch(self.held_out, indices, leads)
+        window = self.solver.advance(start, steps, correction=self.correction, stride=self.config.stride, on_blow_up="mark")
+        loss = mean_square(torch.from_numpy(window.states), truth, self._chosen(steps), self.observed, self.scale)
+        return float(loss), len(indices) - int(window.alive.sum())
 
     def _chosen(self, steps: int) -> list[int]:
         """Leads for the loss; none when it is all of them, which is a view of the states and not a copy."""

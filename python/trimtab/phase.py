@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
+
+from trimtab.parallel import World
 
 
 class Phase(ABC):
@@ -18,12 +19,14 @@ class Phase(ABC):
         name: "offline" or "online".
         epochs: number of epochs.
         batch: windows a step.
+        microbatch: windows computed at once; what the bits of a step depend on, with the batch.
         seed: decides the order of the windows.
     """
 
     name: str
     epochs: int
     batch: int
+    microbatch: int
     seed: int
 
     @abstractmethod
@@ -44,25 +47,36 @@ class Phase(ABC):
 
     @abstractmethod
     def loss(self, indices: np.ndarray, epoch: int) -> tuple[Tensor, int]:
-        """Loss of a batch.
+        """Loss of a microbatch.
 
         Args:
             indices: (B,) int, which windows.
             epoch: the epoch.
 
         Returns:
-            () tensor, NaN when every window blew up, and how many did.
+            () tensor, the mean over the windows that stayed finite, NaN when every one blew up, and how many did.
         """
 
     @abstractmethod
-    def validate(self, boundary: Callable[[], None]) -> tuple[float, int]:
-        """The loss on held-out windows.
+    def held(self) -> list[np.ndarray]:
+        """The windows that validate, (B,) int each, as they are judged together."""
+
+    @abstractmethod
+    def judge(self, indices: np.ndarray) -> tuple[float, int]:
+        """The loss on some held-out windows.
 
         Args:
-            boundary: called between batches; may raise to leave.
+            indices: (B,) int, one of `held`.
 
         Returns:
             The loss, NaN when every window blew up, and how many did.
+        """
+
+    def prepare(self, world: World) -> None:  # noqa: B027 - most phases need nothing
+        """Do what is done once and takes long.
+
+        Args:
+            world: ranks that share it; all of them call this.
         """
 
     def order(self, epoch: int) -> np.ndarray:
@@ -83,6 +97,18 @@ class Phase(ABC):
     def steps_before(self, epoch: int) -> int:
         """Optimiser steps of all epochs before this one."""
         return sum(self.steps(one) for one in range(epoch))
+
+
+def cut(wanted: int, batch: int, size: int, values: int) -> int:
+    """Length of a microbatch.
+
+    Args:
+        wanted: by the experiment; 0 for the least that holds so many values, so that a call is worth its overhead.
+        batch: most it can be.
+        size: length N of a state.
+        values: numbers of all states of a microbatch.
+    """
+    return min(batch, wanted or -(-values // size))
 
 
 def cosine(rate: float, end: float, share: float) -> float:

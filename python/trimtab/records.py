@@ -14,22 +14,33 @@ metrics.csv has one row an epoch, the first (epoch 0, step 0) before any step. C
     dropped            training windows that blew up and were left out
     skipped            steps not taken because loss or gradient was not finite
     validation_dropped held-out windows that blew up
-    seconds            wall time of the epoch; the only column that is not the same when a run is repeated or resumed
+    seconds            wall time of the epoch; from here on, columns that are not the same when a run is repeated or resumed
+    solver, network, backward, exchange, wait
+                       seconds a rank spent on average in the solver, in the network within the rollout, in the sweep, on the sum
+                       of the gradients, and waiting for other ranks
+    idle               share of the time of all ranks that they waited for the slowest one
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from trimtab.files import replacing
+from trimtab.errors import OutputError
+from trimtab.files import replacing, writing
 from trimtab.session import log
 
+RECORDED = ("solver", "network", "backward", "exchange", "wait", "idle")
 COLUMNS = ("phase", "epoch", "step", "window", "rate", "loss", "validation", "gradient_norm", "dropped", "skipped",
-           "validation_dropped", "seconds")
+           "validation_dropped", "seconds", *RECORDED)
 CURVES = ("rate", "loss", "validation", "gradient_norm", "dropped", "skipped")
 
 
@@ -44,30 +55,56 @@ class Records:
     """
 
     def __init__(self, folder: Path, history: list[list[Any]], offline_steps: int):
+        for row in history:  # of a trimtab that kept fewer columns
+            row += [math.nan] * (len(COLUMNS) - len(row))
         self.history, self.offline_steps = history, offline_steps
-        path = folder / "metrics.csv"
-        with replacing(path) as partial:
+        self.path = folder / "metrics.csv"
+        with replacing(self.path) as partial:
             partial.write_text("".join(map(_line, [COLUMNS, *history])), encoding="utf-8")
-        self._metrics = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  open as long as the run
-        purge = self._at(history[-1]) + 1 if history else 0
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self._failed = False
+        with self._writing():
+            self._metrics = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  open as long as the run
+            (folder / "tensorboard").mkdir(exist_ok=True)
+            # Not its SummaryWriter, whose thread would hide that the disk is full.
+            self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+            purge = self._at(history[-1]) + 1 if history else 0
+            self._events.write_event(Event(step=purge, file_version="brain.Event:2"))
+            self._events.write_event(Event(step=purge, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, row: Sequence[Any]) -> None:
-        """Append one row of `COLUMNS`."""
+        """Append one row of `COLUMNS`.
+
+        Raises:
+            OutputError: the disk is full.
+        """
         self.history.append(list(row))
-        self._metrics.write(_line(row))
         values = dict(zip(COLUMNS, row, strict=True))
-        for name in CURVES:
-            if values[name] == values[name]:  # not NaN
-                self._events.add_scalar(f"{values['phase']}/{name}", values[name], self._at(row))
+        with self._writing():
+            self._metrics.write(_line(row))
+            for name in CURVES:
+                if values[name] == values[name]:  # not NaN
+                    self._events.write_event(Event(wall_time=time.time(), step=self._at(row),
+                                                   summary=scalar(f"{values['phase']}/{name}", values[name])))
+            self._events.flush()
         told = ("phase", "epoch", "step", "loss", "validation", "dropped", "skipped", "seconds")
-        log.info("%s epoch %d, step %d: loss %.4g, validation %.4g, %d dropped, %d skipped, %.1f s",
-                 *(values[name] for name in told))
+        log.info("%s epoch %d, step %d: loss %.4g, validation %.4g, %d dropped, %d skipped, %.1f s (solver %.3g, network %.3g, "
+                 "backward %.3g, exchange %.3g, wait %.3g; idle %.1f %%)",
+                 *(values[name] for name in told), *(values[name] for name in RECORDED[:-1]), 100 * values["idle"])
 
     def close(self) -> None:
         """Flush and close."""
-        self._metrics.close()
-        self._events.close()
+        for file in (self._metrics, self._events):
+            with contextlib.suppress(OSError) if self._failed else self._writing():
+                file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing(self.path):
+                yield
+        except OutputError:
+            self._failed = True
+            raise
 
     def _at(self, row: Sequence[Any]) -> int:
         values = dict(zip(COLUMNS, row, strict=True))

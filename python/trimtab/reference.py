@@ -25,8 +25,9 @@ import numpy as np
 import trimtab
 from trimtab import errors
 from trimtab.config import Experiment
-from trimtab.errors import BlowUpError, ConfigError, DataError, SolverError
+from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
 from trimtab.files import only_writer, replacing
+from trimtab.parallel import World
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
 from trimtab.state import SolverSpec
 
@@ -110,16 +111,17 @@ def reference_path(experiment: Experiment, spec: SolverSpec) -> Path:
 
 
 def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Opener | None = None,
-                   progress: Progress = silent, workers: int = 0) -> Path:
+                   progress: Progress = silent, workers: int = 0, world: World | None = None) -> Path:
     """The reference run of an experiment, computed unless it is there.
 
     Args:
         experiment: see `recipe_of`; a file of the user's own is returned as it is.
         spec: what the experiment's solver says of itself.
         open_solver: opens the truth's solver by name and keywords; None for `trimtab.open_solver`, and only then can
-            processes share the runs.
+            processes of our own share the runs.
         progress: told how far it is.
         workers: processes; 0 for one a core, or this one alone when the work is small. The bits do not depend on it.
+        world: ranks that share the runs instead; all of them call this.
 
     Returns:
         The netCDF file: one variable a field of the solver, (run, time, ...), float64, in the field's unit.
@@ -129,33 +131,33 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
         BlowUpError: the truth left the finite numbers.
         SolverError: a process that computed runs was ended from outside.
     """
-    path = reference_path(experiment, spec)
-    if experiment.reference.file or path.is_file():
+    path, world = reference_path(experiment, spec), world or World()
+    if experiment.reference.file or world.broadcast(path.is_file()):
         return path
-    recipe = recipe_of(experiment, spec)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    recipe, opener = recipe_of(experiment, spec), open_solver or trimtab.open_solver
+    parts = path.with_suffix(".parts")
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_writer(path.parent))
-        except DataError:
-            progress(0.0, f"reference: waiting for another process that computes into {path.parent}")
-            stack.enter_context(only_writer(path.parent, wait=True))
-        if path.is_file():  # made while this process waited
-            return path
-        parts = path.with_suffix(".parts")
-        parts.mkdir(exist_ok=True)
-        missing = [run for run in range(recipe.runs) if not part_path(parts, run).is_file()]
-        alone = open_solver is not None or not sys.executable or len(missing) <= 1
+        missing: list[int] | None = None
+        if world.rank == 0:
+            missing = _take(path, parts, recipe, stack, progress)
+        missing = world.broadcast(missing)
+        if missing is None:
+            return path  # made while rank 0 waited
+        mine = missing[world.rank :: world.size]
+        alone = world.size > 1 or open_solver is not None or not sys.executable or len(missing) <= 1
         workers = 1 if alone else min(workers or _workers(recipe), len(missing))
         if workers > 1:
             _share(recipe, missing, parts, workers, progress)
         else:
-            for run in missing:
-                for fraction in make_run(recipe, run, parts, open_solver or trimtab.open_solver):
-                    done = recipe.runs - len(missing) + missing.index(run) + fraction
+            for run in mine:
+                for fraction in make_run(recipe, run, parts, opener):
+                    done = recipe.runs - len(missing) + (mine.index(run) + fraction) * len(missing) / len(mine)
                     progress(done / recipe.runs, f"reference: run {run + 1} of {recipe.runs}")
-        _write(path, recipe, spec, parts)
-        shutil.rmtree(parts)
+        world.wait()
+        if world.rank == 0:
+            _write(path, recipe, spec, parts)
+            shutil.rmtree(parts)
+        world.wait()
     return path
 
 
@@ -169,6 +171,18 @@ def _contents(recipe: Recipe) -> str:
         sums += [hashlib.sha256(file.read_bytes()).hexdigest() for file in ([path] if path.is_file() else sorted(path.rglob("*")))
                  if one and file.is_file()]
     return " ".join(["", *sums])
+def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, progress: Progress) -> list[int] | None:
+    """Hold the folder; which runs are missing, None when all are there after all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        stack.enter_context(only_writer(path.parent))
+    except DataError:
+        progress(0.0, f"reference: waiting for another process that computes into {path.parent}")
+        stack.enter_context(only_writer(path.parent, wait=True))
+    if path.is_file():
+        return None
+    parts.mkdir(exist_ok=True)
+    return [run for run in range(recipe.runs) if not part_path(parts, run).is_file()]
 
 
 def _workers(recipe: Recipe) -> int:
@@ -227,7 +241,16 @@ def _share(recipe: Recipe, runs: list[int], parts: Path, workers: int, progress:
 
 def _write(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
     """The parts as one netCDF file, run by run."""
-    with replacing(path) as partial, netCDF4.Dataset(partial, "w") as file:
+    try:
+        with replacing(path) as partial:
+            _fill(partial, recipe, spec, parts)
+    except RuntimeError as error:  # of the netCDF library, which keeps for itself what the system said
+        raise OutputError(f"{path} cannot be written ({error}): make room, or name another folder with TRIMTAB_CACHE; the runs "
+                          "are kept.") from error
+
+
+def _fill(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
+    with netCDF4.Dataset(path, "w") as file:
         file.title = f"reference run of {spec.solver}: {recipe.truth['name']}, filter {recipe.filter}"
         file.source = f"trimtab {trimtab.__version__}"
         file.recipe = recipe.to_json()

@@ -43,6 +43,8 @@ def find_variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
         raise DataError(f"{path} has no variable {field.name!r} ({field.long_name}); it has "
                         f"{', '.join(map(str, file.data_vars)) or 'none'}.")
     variable = file[field.name]
+    if variable.dtype.kind not in "fiu":
+        raise DataError(f"The variable {field.name!r} of {path} holds {variable.dtype}; give it real numbers.")
     if "run" not in variable.dims:
         variable = variable.expand_dims("run")
     expected = ("run", "time", *field.dims)
@@ -50,8 +52,6 @@ def find_variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
         raise DataError(f"The variable {field.name!r} of {path} has the dimensions "
                         f"({', '.join(map(str, variable.dims))}); it needs ({', '.join(expected)}), run optional.")
     variable = variable.transpose(*expected)
-    if variable.dtype.kind not in "fiu":
-        raise DataError(f"The variable {field.name!r} of {path} holds {variable.dtype}; give it real numbers.")
     if variable.shape[2:] != field.shape:
         raise DataError(f"The variable {field.name!r} of {path} has the grid {variable.shape[2:]}, the "
                         f"solver has {field.shape} ({', '.join(field.dims)}): filter the data to the solver's grid.")

@@ -14,7 +14,11 @@ import numpy as np
 import trimtab
 from trimtab import figures
 from trimtab.checkpoint import Run, load_run
+from trimtab.climate import Curves
 from trimtab.config import dump_experiment
+from trimtab.ensemble_figures import draw_ensembles
+from trimtab.ensemble_scores import MEANINGS, picked_leads
+from trimtab.ensemble_scoring import FOLDER, read_ensembles
 from trimtab.errors import DataError
 from trimtab.files import replacing
 from trimtab.score_table import LABELS, Column, ScoreTable, read_table
@@ -30,6 +34,12 @@ CAPTIONS = {
     "pdf": ("Vorticity", "Probability density in long runs; the logarithmic scale shows the tails."),
     "enstrophy": ("Stability", "Enstrophy of the long runs in time, and the band inside which a run counts as stable."),
     "attractor": ("Attractor", "States of the long runs, first against last component."),
+    "ensemble_error": ("Ensembles", "Each ensemble's mean error and spread, which should be equal, and its CRPS, by lead "
+                       "time."),
+    "ensemble_ranks": ("Ranks", "How often the truth has each rank among the members: a valley is an ensemble that is too "
+                       "sure, a hill one that is not sure enough, a slope a bias."),
+    "ensemble_reliability": ("Reliability", "How often what was forecast with a probability came true, and how large the "
+                             "error is where the spread is small or large."),
     "loss": ("Training", "Loss by optimiser step; the weights of the best validation are kept."),
 }
 PAGE = """<!doctype html>
@@ -83,10 +93,12 @@ def write_report(folder: Path) -> Path:
         table = read_table(folder / "scores.json")
         drawn = figures.draw_scores(read_curves(folder), folder / "figures")
     metrics = read_metrics(folder / "metrics.csv")
+    ensembles = read_ensembles(folder)
+    drawn += draw_ensembles(ensembles, folder / "figures")
     loss = figures.draw_losses(metrics, folder / "figures")
     page = folder / "report.html"
     with replacing(page) as partial:
-        partial.write_text(_page(run, table, [*drawn, *([loss] if loss else [])], metrics), encoding="utf-8")
+        partial.write_text(_page(run, table, [*drawn, *([loss] if loss else [])], metrics, ensembles), encoding="utf-8")
     return page
 
 
@@ -145,7 +157,8 @@ def headline(table: ScoreTable) -> str:
     return f"At {label} the error of the {trained}-trained hybrid on held-out runs is {listed}."
 
 
-def _page(run: Run, table: ScoreTable | None, drawn: list[Path], metrics: Mapping[str, np.ndarray]) -> str:
+def _page(run: Run, table: ScoreTable | None, drawn: list[Path], metrics: Mapping[str, np.ndarray],
+          ensembles: Mapping[str, Curves]) -> str:
     experiment = run.experiment
     title = escape(experiment.name or run.folder.name)
     parts = [f"<h1>{title}</h1>", f"<p class=\"soft\">{escape(experiment.description)}</p>"]
@@ -158,6 +171,8 @@ def _page(run: Run, table: ScoreTable | None, drawn: list[Path], metrics: Mappin
         image = base64.b64encode(path.read_bytes()).decode("ascii")
         parts.append(f"<h2>{heading}</h2>\n<figure><img alt=\"{escape(caption)}\" "
                      f"src=\"data:image/png;base64,{image}\"><figcaption>{escape(caption)}</figcaption></figure>")
+        if path.stem == "ensemble_error":
+            parts += [_ensemble_table(name, curves) for name, curves in ensembles.items()]
     parts += ["<h2>How it was trained</h2>", _training(run, metrics)]
     if table is not None:
         parts += ["<h2>What the scores mean</h2>", _meanings(table)]
@@ -186,6 +201,19 @@ def _table(table: ScoreTable) -> str:
     notes = "".join(f"<p class=\"soft\">{escape(note)}</p>" for note in sentences)
     return (f"<div class=\"scroll\"><table><caption>{escape(caption)}</caption><thead><tr><th>score</th>{head}</tr>"
             f"</thead><tbody>{''.join(lines)}</tbody></table></div>{notes}")
+
+
+def _ensemble_table(name: str, curves: Curves) -> str:
+    """Some lead times of one ensemble's scores."""
+    picked = picked_leads(len(curves["lead_time"]))
+    head = "".join(f"<th>{curves['lead_time'][one]:.4g}</th>" for one in picked)
+    rows = "".join(f"<tr><td>{escape(key.replace('_', ' '))}</td>{''.join(f'<td>{curves[key][one]:.4g}</td>' for one in picked)}"
+                   "</tr>" for key in MEANINGS)
+    caption = (f"{name}: {int(curves['members'])} members, {int(curves['starts'])} starts, {curves['perturbation']}; "
+               f"{int(curves['blown_up'][-1])} runs blew up. All lead times are in {FOLDER}/{name}.csv.")
+    meanings = "".join(f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(text)}.</dd>" for key, text in MEANINGS.items())
+    return (f"<div class=\"scroll\"><table><caption>{escape(caption)}</caption><thead><tr><th>lead time</th>{head}</tr></thead>"
+            f"<tbody>{rows}</tbody></table></div><details><summary>What they mean</summary><dl>{meanings}</dl></details>")
 
 
 def _family(column: Column) -> str:

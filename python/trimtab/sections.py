@@ -189,16 +189,18 @@ class OfflineConfig:
     Args:
         steps: optimiser steps.
         batch: states a step.
+        microbatch: states computed at once, see [training]; 0 chooses.
         rate, rate_end: learning rate of Adam, and where its cosine decay ends.
     """
 
     steps: int = 0
     batch: int = 64
+    microbatch: int = 0
     rate: float = 1e-3
     rate_end: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("offline", self, 0, "steps", "rate_end")
+        _at_least("offline", self, 0, "steps", "microbatch", "rate_end")
         _at_least("offline", self, 1, "batch")
         _positive("offline", self, "rate")
 
@@ -213,6 +215,9 @@ class TrainingConfig:
         window: outer steps n of a window.
         stride: inner steps an outer step.
         batch: windows a step.
+        microbatch: windows computed at once. Every batch is cut so, on one rank as on a thousand; the ranks share the
+            microbatches. The bits depend on it, and not on the number of ranks. 0 chooses by the size of the state: the whole
+            batch of a small system, single windows of a large one.
         epochs: passes over the training windows.
         steps_per_epoch: steps a pass; 0 for all windows.
         optimiser: "adam", "adamw" or "sgd".
@@ -238,6 +243,7 @@ class TrainingConfig:
     window: int = 10
     stride: int = 1
     batch: int = 16
+    microbatch: int = 0
     epochs: int = 10
     steps_per_epoch: int = 0
     optimiser: str = "adam"
@@ -257,8 +263,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _at_least("training", self, 1, "window", "stride", "batch")
-        _at_least("training", self, 0, "epochs", "steps_per_epoch", "rate_end", "rate_drop_every", "clip", "early_stop",
-                  "validate_windows", "checkpoint_every", "seed")
+        _at_least("training", self, 0, "microbatch", "epochs", "steps_per_epoch", "rate_end", "rate_drop_every", "clip",
+                  "early_stop", "validate_windows", "checkpoint_every", "seed")
         _positive("training", self, "rate")
         _one_of("training", self, "optimiser", OPTIMISERS)
         _one_of("training", self, "on_blow_up", ("drop", "stop"))
@@ -274,6 +280,23 @@ class TrainingConfig:
     def window_at(self, epoch: int) -> int:
         """Length of the windows of an epoch, from the curriculum."""
         return next((n for start, n in reversed(self.curriculum) if epoch >= start), self.window)
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """[parallel]: how the ranks of an MPI job work together.
+
+    Args:
+        domain: ranks that share one solver, which gets their communicator as `comm`; 1 for a solver that knows no MPI.
+        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step.
+    """
+
+    domain: int = 1
+    timeout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least("parallel", self, 1, "domain")
+        _at_least("parallel", self, 0, "timeout")
 
 
 @dataclass(frozen=True)

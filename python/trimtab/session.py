@@ -13,11 +13,13 @@ from types import FrameType
 
 import torch
 
+from trimtab.files import writing
+
 log = logging.getLogger("trimtab")
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as a wish to stop, to be looked at when it suits; a second SIGINT does not wait.
+    """SIGTERM, SIGUSR1 and SIGINT as a wish to stop, to be looked at when it suits; a second SIGINT does not wait.
 
     Attributes:
         number: of the signal that came, 0 before.
@@ -32,7 +34,7 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
         try:
             yield
         finally:
@@ -60,10 +62,22 @@ def deterministic() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise what logging would print: a disk that is full for the log is full for all else."""
+        with writing(Path(self.baseFilename)):
+            raise
+
+
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Append what trimtab logs to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Append what trimtab logs to a file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with writing(path):
+        handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = log.level
     log.addHandler(handler)
@@ -73,4 +87,16 @@ def logged(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(before)
-        handler.close()
+        with contextlib.suppress(OSError):  # what could not be written has been said
+            handler.close()
+
+
+@contextlib.contextmanager
+def unlogged() -> Iterator[None]:
+    """Say nothing: what rank 0 logs is enough."""
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before

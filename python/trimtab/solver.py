@@ -2,6 +2,11 @@
 """What trimtab asks of a solver: describe itself, run forward, close. Nothing of it has to be differentiable.
 
 What a solver may offer besides (an adjoint of its tendency, a projection) is said in `gradient/adjoint.py`.
+
+A solver that is MPI-parallel itself is opened with the keyword `comm`, the mpi4py communicator of the ranks that share it (a
+Fortran code takes `comm.py2f()`), or without it for the whole domain on one rank. Its `spec` is of the block that this rank
+holds; it says besides `whole`, the `SolverSpec` of the undivided state, and `block`, (N,) int, which components of that this rank
+holds. A member that blows up anywhere is marked on every rank. All ranks call `advance` together.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from trimtab.errors import BlowUpError, ConfigError
 from trimtab.state import SolverSpec
 from trimtab.window import Window
 
+MOST_STEPS = 2**53  # beyond, a step's number is not exact as a float64
 OnBlowUp = Literal["raise", "mark"]
 
 
@@ -70,7 +76,7 @@ def whole_steps(steps: int, stride: int) -> tuple[int, int]:
         Both as int.
 
     Raises:
-        ConfigError: not a whole number (h / dt is a float even when it is whole: round it), or below 1.
+        ConfigError: not a whole number (h / dt is a float even when it is whole: round it), below 1, or too many.
     """
     try:
         counts = operator.index(steps), operator.index(stride)
@@ -78,6 +84,8 @@ def whole_steps(steps: int, stride: int) -> tuple[int, int]:
         raise ConfigError(f"steps = {steps!r} and stride = {stride!r} must be whole numbers; round what is one.") from error
     if min(counts) < 1:
         raise ConfigError(f"A rollout takes at least one step of at least one inner step, not {steps} of {stride}.")
+    if counts[0] * counts[1] > MOST_STEPS:
+        raise ConfigError(f"{steps} steps of {stride} inner steps are more than {MOST_STEPS}: cut the run.")
     return counts
 
 

@@ -133,13 +133,14 @@ class SolverSpec:
             name: what to call it in a refusal.
 
         Returns:
-            (B, N) float64 C-contiguous array; the same memory when nothing had to be copied.
+            (B, N) float64 C-contiguous, aligned array; the same memory when nothing had to be copied.
 
         Raises:
             InputError: another shape, dtype, or a value that is not finite.
         """
         if hasattr(states, "detach"):
-            states = states.detach().cpu().numpy()
+            states = states.detach().cpu()
+            states = states.numpy() if str(states.dtype) != "torch.bfloat16" else states.float().numpy()  # refused below
         if not isinstance(states, np.ndarray):
             raise InputError(f"{name} must be a numpy array or a torch tensor of shape (members, {self.size}), "
                              f"not {type(states).__name__}.")
@@ -155,7 +156,7 @@ class SolverSpec:
         if not finite.all():
             raise InputError(f"{name} holds a NaN or an infinity in member {int(np.argmin(finite))}; "
                              f"remove that member or mend its data.")
-        return np.ascontiguousarray(states)
+        return np.require(states, requirements=("C", "A", "W"))
 
     def _order(self) -> str:
         return ", ".join(f"{one.name}({', '.join(one.dims)})" for one in self.fields)

@@ -35,6 +35,7 @@ class Targets:
         h: outer step.
         observation: what training sees of it; None for all.
         in_memory: most bytes to hold.
+        block: (N',) int, components that windows are cut down to, for a solver that holds a part of the domain; None for all.
 
     Attributes:
         interval: time between snapshots.
@@ -50,9 +51,12 @@ class Targets:
     """
 
     def __init__(self, path: str | Path, spec: SolverSpec, reference: ReferenceConfig, h: float,
-                 observation: ObservationConfig | None = None, *, in_memory: int = IN_MEMORY):
-        self.path, self.spec, self.reference, self.h = Path(path), spec, reference, h
+                 observation: ObservationConfig | None = None, *, in_memory: int = IN_MEMORY, block: np.ndarray | None = None):
+        self.path, self.spec, self.reference, self.h, self.block = Path(path), spec, reference, h, block
         self._config = observation or ObservationConfig()
+        if block is not None and self._config != ObservationConfig():
+            raise ConfigError("[observation] is of the whole state, and with parallel.domain above 1 each rank holds a block of "
+                              "it: leave one of the two out.")
         self._noise: dict[int, np.ndarray] = {}
         self._estimate: Estimate | None = None
         self._file = open_file(self.path)
@@ -306,18 +310,22 @@ class Windows:
             leads: lead times in outer steps, 0 for the initial state; each must have a snapshot, see `Targets.leads`.
 
         Returns:
-            (len(leads), B, N) float64.
+            (len(leads), B, N) float64; of `Targets.block` alone where there is one.
         """
-        return self.targets.gather(*self._places(indices, leads))
+        return self._cut(self.targets.gather(*self._places(indices, leads)))
 
     def observe(self, indices: Any, leads: Sequence[int]) -> np.ndarray:
         """What training sees of the same: observations, NaN where nothing is observed; arguments as in `batch`."""
-        return self.targets.observe(*self._places(indices, leads))
+        return self._cut(self.targets.observe(*self._places(indices, leads)))
 
     def start(self, indices: Any) -> np.ndarray:
         """Initial states of some windows, (B, N) float64, see `Targets.start`."""
         runs, snapshots = self._places(indices, (0,))
-        return self.targets.start(runs, snapshots[0])
+        return self._cut(self.targets.start(runs, snapshots[0]))
+
+    def _cut(self, states: np.ndarray) -> np.ndarray:
+        """The block of a solver that holds a part of the domain."""
+        return states if self.targets.block is None else states[..., self.targets.block]
 
     def _places(self, indices: Any, leads: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Runs (B,) and snapshots (L, B)."""

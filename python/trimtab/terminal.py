@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -139,10 +139,23 @@ def print_checks(title: str, rows: Sequence[Sequence[str]]) -> None:
     console.print(shown)
 
 
-def print_pairs(title: str, pairs: dict[str, str]) -> None:
+def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
+    """Scores by lead time on standard output: a row a score, a column a lead time."""
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    shown.add_column("lead time")
+    for row in rows:
+        shown.add_column(f"{row['lead_time']:.4g}", justify="right")
+    for key in rows[0]:
+        if key != "lead_time":
+            shown.add_row(key.replace("_", " "), *(f"{row[key]:.4g}" for row in rows))
+    console = Console()
+    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(shown)
+
+
+def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Names and what they are, on standard output."""
     shown = Table.grid(padding=(0, 3), expand=False)
-    for name, text in pairs.items():
+    for name, text in pairs:
         shown.add_row(Text(name, style="bold"), Text(text))
     console = Console()
     if title:

@@ -8,9 +8,10 @@ import math
 import random
 import signal
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,66 +19,24 @@ import torch
 import trimtab
 from trimtab import checkpoint
 from trimtab.config import Experiment, dump_experiment, load_experiment
+from trimtab.crew import TIMES, Crew
 from trimtab.errors import CheckpointError, ConfigError, SolverError
-from trimtab.files import only_writer, replacing
+from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
+from trimtab.parallel import PATIENCE, World, get_world
 from trimtab.phase import Phase
-from trimtab.records import Records
+from trimtab.position import Position, Result
+from trimtab.records import RECORDED, Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
-from trimtab.session import StopSignal, deterministic, log, logged
+from trimtab.session import StopSignal, deterministic, log, logged, unlogged
+from trimtab.state import SolverSpec
 from trimtab.targets import Targets
 
-EXIT_CODES = {"finished": 0, "stopped early": 0, "interrupted": 130, "terminated": 143}  # 128 + the signal's number
 OUTPUTS = ("last.pt", "best.pt", "offline.pt", "metrics.csv")
-PROGRESS_SECONDS = 0.1
-
-
-@dataclass
-class Position:
-    """Where a run is; with weights, optimiser and random states, everything that the next step depends on."""
-
-    phase: str = "offline"
-    entered: bool = False        # the phase has begun: its epoch 0 is recorded
-    epoch: int = 0               # epochs of the phase done
-    step: int = 0                # steps of this epoch done
-    losses: float = 0.0          # sum over this epoch's taken steps
-    norms: float = 0.0
-    dropped: int = 0             # in this epoch
-    skipped: int = 0
-    dropped_in_all: int = 0
-    skipped_in_all: int = 0
-    seconds: float = 0.0
-    best_epoch: int = -1
-    best_validation: float = math.inf
-    best_dropped: int = 0
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a training ended.
-
-    Attributes:
-        status: "finished", "stopped early", or after a signal "terminated" (SIGTERM) or "interrupted" (SIGINT).
-        folder: the run folder.
-        best_epoch, best_validation: the epoch that validated best, and its loss.
-        dropped: training windows that blew up.
-        skipped: steps not taken because loss or gradient was not finite.
-    """
-
-    status: Literal["finished", "stopped early", "terminated", "interrupted"]
-    folder: Path
-    best_epoch: int
-    best_validation: float
-    dropped: int
-    skipped: int
-
-    @property
-    def exit_code(self) -> int:
-        """What a program should exit with: 0, 143 after SIGTERM, 130 after SIGINT."""
-        return EXIT_CODES[self.status]
+PROGRESS_SECONDS, LOG_SECONDS = 0.1, 10.0  # between two signs of life: for a bar, and in the log
 
 
 class _Stop(Exception):
@@ -89,7 +48,8 @@ class Trainer:
 
     The folder gets experiment.toml, log.txt, metrics.csv, tensorboard/, offline.pt (best of the offline phase), best.pt
     and last.pt. A run killed at any moment and resumed ends with the same bits as one that was not, on the same machine
-    with the same number of threads. SIGTERM and SIGINT save at the next step and end; a second SIGINT ends at once.
+    with the same number of threads. SIGTERM, SIGUSR1 and SIGINT save at the next step and end; a second SIGINT ends at once.
+    Under mpirun every rank makes the same Trainer and calls `fit`; the ranks share the work, and rank 0 alone writes.
 
     Args:
         experiment: the experiment, or a shipped name or TOML file.
@@ -97,6 +57,7 @@ class Trainer:
         resume: go on with what is in the folder, if anything; without it a folder that holds a training is refused.
         progress: told how far the present stage is.
         open_solver: opens solvers by name and keywords; `trimtab.open_solver` by default.
+        world: the ranks; those of the job by default.
 
     Attributes:
         solver, targets, correction: what `fit` works with, from its beginning on; at its end the correction has the
@@ -108,10 +69,12 @@ class Trainer:
     """
 
     def __init__(self, experiment: Experiment | str | Path, out: str | Path | None = None, *, resume: bool = False,
-                 progress: Progress = silent, open_solver: Opener | None = None):
+                 progress: Progress = silent, open_solver: Opener | None = None, world: World | None = None):
         self.experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
         self.folder = Path(out or Path("runs") / (self.experiment.name or self.experiment.solver.name))
         self.resume, self.progress, self._opener = resume, progress, open_solver
+        self.world = (world or get_world()).place(self.experiment.parallel.domain)
+        self._writes = self.world.rank == 0
 
     def fit(self) -> Result:
         """Train, from the beginning or from where the folder's last checkpoint is.
@@ -124,17 +87,21 @@ class Trainer:
                 experiment.
             DataError: another process trains in the folder, or the reference run is not fit for use.
             SolverError: an epoch without a single step, because every window blew up; or a BlowUpError or SolverStopped when
-                training.on_blow_up is "stop". The folder's checkpoint then is of the step before.
+                training.on_blow_up is "stop". The folder's checkpoint then is of the step before (under MPI, the last one due).
+            OutputError: the disk is full, or the folder cannot be written to.
         """
         status: Any = "finished"
         self.at = Position()
         self.best: dict[str, Any] | None = None
-        self._signal, self._told, self._begun = StopSignal(), 0.0, False
+        self._signal, self._told, self._begun, self._logged = StopSignal(), 0.0, False, time.monotonic()
         with contextlib.ExitStack() as stack:
-            saved = self._open_folder(stack)
+            stack.callback(setattr, self.world, "limit", math.inf)
+            saved = self.world.broadcast(self._open_folder(stack) if self._writes else stack.enter_context(unlogged()))
             self._open_data()
-            self.records = Records(self.folder, saved["history"] if saved else [], self.experiment.offline.steps)
-            stack.callback(self.records.close)
+            self.records: Records | None = None
+            if self._writes:
+                self.records = Records(self.folder, saved["history"] if saved else [], self.experiment.offline.steps)
+                stack.callback(self.records.close)
             stack.enter_context(self._signal.watching())
             stack.enter_context(deterministic())
             try:
@@ -149,19 +116,22 @@ class Trainer:
                 self.correction.eval()
             except _Stop:
                 self._save()
-                status = "terminated" if self._signal.number == signal.SIGTERM else "interrupted"
+                status = "interrupted" if self.crew.asked_to_stop() == signal.SIGINT else "terminated"
             except SolverError as error:  # nothing trained is lost: it came before the step that it spoiled was taken
-                if self._begun:
+                if self._begun and self.world.size == 1:
                     self._save()
                 log.error("ended at %s epoch %d, step %d: %s", self.at.phase, self.at.epoch, self.at.step, error)
                 raise
             log.info("%s at %s epoch %d; best is epoch %d", status, self.at.phase, self.at.epoch, self.at.best_epoch)
+            self.world.wait()
         at = self.at
         return Result(status, self.folder, at.best_epoch, at.best_validation, at.dropped_in_all, at.skipped_in_all)
 
     def _train(self, phase: Phase) -> bool:
         """Run a phase from `self.at` to its end; False when it stopped early."""
         at, config = self.at, self.experiment.training
+        phase.prepare(self.world)
+        self.crew.begin(phase)
         if not at.entered:
             self._close_epoch(phase)
         while at.epoch < phase.epochs:
@@ -174,7 +144,7 @@ class Trainer:
                 self._step(phase, order[at.step * phase.batch : (at.step + 1) * phase.batch])
                 at.step += 1
                 at.seconds += time.perf_counter() - began
-                self._tell(phase, at.epoch + at.step / steps)
+                self._tell(phase, steps)
                 if config.checkpoint_every and at.step % config.checkpoint_every == 0:
                     self._save()
                 self._boundary()
@@ -187,10 +157,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = phase.rate(at.epoch, at.step)
         self.optimiser.zero_grad(set_to_none=True)
-        loss, dropped = phase.loss(indices, at.epoch)
-        value, norm = loss.item(), math.nan
+        value, dropped = self.crew.step(phase, indices, at.epoch, at.step)
+        norm = math.nan
         if math.isfinite(value):
-            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(self.correction.parameters(), clip or math.inf).item()
         at.dropped += dropped
         if math.isfinite(norm):
@@ -204,7 +173,8 @@ class Trainer:
         """Validate, keep the best, write a row and a checkpoint. Changes `self.at` only after the validation."""
         at, began = self.at, time.perf_counter()
         self.correction.eval()
-        validation, lost = phase.validate(self._boundary)
+        validation, lost = self.crew.validate(phase, self._boundary)
+        self.crew.check_weights()
         steps = at.step
         if steps and at.skipped == steps:
             raise SolverError(f"Not one step of {phase.name} epoch {at.epoch + 1} had a finite loss and gradient "
@@ -221,29 +191,47 @@ class Trainer:
             if phase.name == "online":
                 self._export("best.pt")
         seconds = round(at.seconds + time.perf_counter() - began, 3)
-        self.records.add((phase.name, at.epoch, phase.steps_before(at.epoch), window, rate, means[0], validation,
-                          means[1], at.dropped, at.skipped, lost, seconds))
+        self._take_times()
+        if self.records is not None:
+            self.records.add((phase.name, at.epoch, phase.steps_before(at.epoch), window, rate, means[0], validation, means[1],
+                              at.dropped, at.skipped, lost, seconds, *(round(at.times[name], 3) for name in RECORDED)))
         at.dropped_in_all += at.dropped
         at.skipped_in_all += at.skipped
         at.entered, at.step, at.losses, at.norms, at.dropped, at.skipped, at.seconds = True, 0, 0.0, 0.0, 0, 0, 0.0
+        at.times = {}
         self._save()
 
     def _boundary(self) -> None:
         """Between steps: a place where a signal may end the run."""
-        if self._signal.number:
+        if self.crew.asked_to_stop():
             raise _Stop
 
-    def _tell(self, phase: Phase, epochs: float) -> None:
-        now = time.monotonic()
-        if now - self._told > PROGRESS_SECONDS or epochs >= phase.epochs:
+    def _take_times(self) -> None:
+        """Add the seconds of the ranks to those of this epoch."""
+        times = self.crew.take_times()
+        self.at.times = {name: self.at.times.get(name, 0.0) + times[name] for name in TIMES}
+        span, busy = self.at.times["span"], self.at.times["busy"]
+        self.at.times["idle"] = max(0.0, 1 - busy / span) if span else 0.0
+
+    def _tell(self, phase: Phase, steps: int) -> None:
+        """For whoever watches: how far, how fast, how much time is left."""
+        at, now = self.at, time.monotonic()
+        epochs = at.epoch + at.step / steps
+        if self._writes and (now - self._told > PROGRESS_SECONDS or epochs >= phase.epochs):
             self._told = now
-            self.progress(epochs / phase.epochs, f"{phase.name}: epoch {math.ceil(epochs)} of {phase.epochs}, "
-                                                 f"validation {self.at.best_validation:.3g}")
+            pace = at.step * phase.batch / at.seconds if at.seconds else 0.0
+            text = f"epoch {math.ceil(epochs)} of {phase.epochs}, validation {at.best_validation:.3g}, {pace:.3g} windows/s"
+            self.progress(epochs / phase.epochs, f"{phase.name}: {text}")
+            if now - self._logged > LOG_SECONDS:
+                self._logged = now
+                left = at.seconds / at.step * steps * (phase.epochs - epochs)
+                log.info("%s step %d of %d: %s, about %.0f s left", phase.name, at.step, steps, text, left)
 
     def _open_folder(self, stack: contextlib.ExitStack) -> dict[str, Any] | None:
         """Take the run folder; the last checkpoint's content when there is one to go on with."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(only_writer(self.folder))
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_writer(self.folder, patience=2.0 if self.resume else 0.0))
         held = [name for name in OUTPUTS if (self.folder / name).exists()]
         if held and not self.resume:
             raise CheckpointError(f"{self.folder} holds a training already ({', '.join(held)}): resume it, or train "
@@ -260,21 +248,27 @@ class Trainer:
     def _open_data(self) -> None:
         """Open the solver, and the reference run, which is made first when it is not there."""
         experiment, opener = self.experiment, self._opener or trimtab.open_solver
-        self.solver = opener(experiment.solver.name, **experiment.solver.options)
+        shared = {} if self.world.domain is None else {"comm": self.world.domain}
+        self.solver = opener(experiment.solver.name, **experiment.solver.options, **shared)
+        self.whole: SolverSpec = getattr(self.solver, "whole", self.solver.spec)
+        if shared and (self.whole is self.solver.spec or not experiment.correction.input_mean):
+            raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, as "
+                              "`trimtab.solver` tells, and a normalisation given in [correction], the same for all blocks.")
         checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
         if experiment.training.start_from and experiment.offline.steps:
             raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")
         get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
-        path = make_reference(experiment, self.solver.spec, open_solver=self._opener, progress=self.progress)
+        path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
         h = experiment.training.stride * self.solver.spec.dt
-        self.targets = Targets(path, self.solver.spec, experiment.reference, h, experiment.observation)
+        self.targets = Targets(path, self.whole, experiment.reference, h, experiment.observation,
+                               block=getattr(self.solver, "block", None))
         log.info("%s: %d runs of %d snapshots, %g apart; h = %g", path, *self.targets.shape[:2],
                  self.targets.interval, h)
 
     def _begin(self, saved: dict[str, Any] | None) -> None:
         """Weights, optimiser, random states and position: fresh, or as the checkpoint has them."""
         experiment, seed = self.experiment, self.experiment.training.seed
-        self._provenance = checkpoint.provenance()
+        self._provenance = checkpoint.provenance() if self._writes else {}
         if saved is None:
             torch.manual_seed(seed)
             random.seed(seed)
@@ -285,22 +279,25 @@ class Trainer:
                 checkpoint.take_weights(self.correction, experiment.training.start_from, self.solver.spec)
             elif not experiment.correction.input_mean:
                 fit_normalisation(self.correction, self.solver, self.targets, experiment.training)
+            self.correction.load_state_dict(self.world.broadcast(self.correction.state_dict()))
             self.at.phase = "offline" if experiment.offline.steps else "online"
             self.optimiser = self._new_optimiser()
             log.info("begin with %s", self._provenance)
-            return
-        self.at, self.best = Position(**saved["progress"]), saved["best"]
-        self.optimiser = self._new_optimiser()
-        self.correction.load_state_dict(saved["correction"])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        checkpoint.restore_random_states(saved["random"])
-        log.info("resume at %s epoch %d, step %d", self.at.phase, self.at.epoch, self.at.step)
-        for key, value in self._provenance.items():
-            if saved[key] != value:
-                log.warning("%s changed from %s to %s: the bits may differ from those of one uninterrupted run", key,
-                            saved[key], value)
-        if self.at.phase == "online" and self.best is not None:
-            self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
+        else:
+            self.at, self.best = Position(**saved["progress"]), saved["best"]
+            self.optimiser = self._new_optimiser()
+            self.correction.load_state_dict(saved["correction"])
+            self.optimiser.load_state_dict(saved["optimiser"])
+            checkpoint.restore_random_states(saved["random"])
+            log.info("resume at %s epoch %d, step %d", self.at.phase, self.at.epoch, self.at.step)
+            for key, value in self._provenance.items():
+                if saved[key] != value:
+                    log.warning("%s changed from %s to %s: the bits may differ from those of one uninterrupted run", key,
+                                saved[key], value)
+            if self.at.phase == "online" and self.best is not None:
+                self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
+        self.crew = Crew(self.world, self.correction, seed=seed, timeout=experiment.parallel.timeout,
+                         share=self.solver.spec.size / self.whole.size, signalled=lambda: self._signal.number)
 
     def _offline(self) -> Offline:
         experiment = self.experiment
@@ -331,22 +328,36 @@ class Trainer:
 
     def _save(self) -> None:
         """last.pt: everything the next step depends on."""
-        content = self._content(self.correction.state_dict())
-        content |= {"best": self.best, "optimiser": self.optimiser.state_dict(), "random": checkpoint.random_states()}
-        checkpoint.save_checkpoint(self.folder / "last.pt", content)
+        def content() -> dict[str, Any]:
+            return {**self._content(self.correction.state_dict()), "best": self.best,
+                    "optimiser": self.optimiser.state_dict(), "random": checkpoint.random_states()}
+
+        self._take_times()
+        self._write("last.pt", content)
 
     def _export(self, name: str) -> None:
         """best.pt or offline.pt: the best weights so far, to be used and not to be gone on with."""
-        content = self._content(self._best_weights())
-        content |= {"best": None, "optimiser": None, "random": None, "history": []}
-        content["progress"] = {key: content["progress"][key] for key in ("phase", "best_epoch", "best_validation")}
-        checkpoint.save_checkpoint(self.folder / name, content)
+        def content() -> dict[str, Any]:
+            held = self._content(self._best_weights())
+            held["progress"] = {key: held["progress"][key] for key in ("phase", "best_epoch", "best_validation")}
+            return {**held, "best": None, "optimiser": None, "random": None, "history": []}
+
+        self._write(name, content)
+
+    def _write(self, name: str, content: Callable[[], dict[str, Any]]) -> None:
+        """A checkpoint, by rank 0; the others wait, for a disk may be slow."""
+        limit, self.world.limit = self.world.limit, max(self.world.limit, PATIENCE)
+        if self._writes:
+            checkpoint.save_checkpoint(self.folder / name, content())
+        self.world.wait(self.world.limit)
+        self.world.limit = limit
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
-        return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.solver.spec),
+        return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.whole),
                 "slots": checkpoint.slots_of(self.solver.spec),
                 "coefficient": self.solver.spec.coefficient and self.solver.spec.coefficient.name,
-                "correction": weights, "progress": asdict(self.at), "history": self.records.history, **self._provenance}
+                "correction": weights, "progress": asdict(self.at),
+                "history": self.records.history if self.records else [], **self._provenance}
 
 
 def _copied(weights: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`make bench`: every benchmark, or those named, as tables on the terminal and as build/bench.json.
 
-    python tests/bench/run.py [bridge] [solver] [training] [isolation]
+    python tests/bench/run.py [bridge] [solver] [training] [isolation] [parallel]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-BENCHES = ("bridge", "solver", "training", "isolation")
+BENCHES = ("bridge", "solver", "training", "isolation", "parallel")
 
 
 def show(title: str, text: str, rows: list[dict[str, object]]) -> None:

@@ -30,6 +30,7 @@ program test_driver
   call hybrid%release()
   call check_spectral()
   call check_groups()
+  deallocate (window, reference, failed_step)   ! a main program's live on, and a leak checker says so
   call finish()
 
 contains

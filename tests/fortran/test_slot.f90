@@ -19,6 +19,7 @@ program test_slot
     call compare('qg', '&qg n=8, viscosity=0.01, forcing_amplitude=1, forcing_wavenumber=2 /', trim(places(place)))
     call compare('qg', "&qg n=8, viscosity=0.01, viscosity_pattern=0.02, slot='viscosity' /", trim(places(place)))
   end do
+  deallocate (window, reference, failed_step)   ! a main program's live on, and a leak checker says so
   call finish()
 
 contains

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import weakref
 from typing import Any
 
@@ -51,7 +52,14 @@ class FortranSolver:
         steps, stride = whole_steps(steps, stride)
         if on_blow_up not in ("raise", "mark"):
             raise ConfigError(f"on_blow_up = {on_blow_up!r}: give \"raise\" or \"mark\".")
-        states = np.empty((steps + 1, *start.shape))
+        if isinstance(time, complex | str | bytes) or not math.isfinite(time):
+            raise ConfigError(f"time = {time!r} must be a finite number.")
+        try:
+            states = np.empty((steps + 1, *start.shape))
+        except (MemoryError, ValueError) as error:
+            raise ConfigError(f"A window of {steps + 1} states of {start.size} numbers needs "
+                              f"{8 * (steps + 1) * start.size / 2**30:.3g} GiB and there is no room for it: ask for fewer "
+                              "steps, with a larger stride.") from error
         states[0] = start
         failed = np.zeros(start.shape[0], dtype=np.int64)
         self._fill(correction, start)
@@ -187,7 +195,7 @@ class FortranSolver:
         size = self.spec.outputs if coefficient else self.spec.size
         if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != size or array.shape[0] == 0:
             raise InputError(f"{name} must be a (members, {size}) float64 array, not {array.shape} {array.dtype}.")
-        return np.ascontiguousarray(array)
+        return np.require(array, requirements=("C", "A", "W"))
 
     def close(self) -> None:
         """Close the Fortran solver; a second call does nothing."""

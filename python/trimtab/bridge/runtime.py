@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Process-wide settings that decide speed: threads from the affinity mask, and an allocator that keeps its memory.
 
-    TRIMTAB_THREADS=k   threads of torch in this process; default: OMP_NUM_THREADS, else the cores this process may use
-                        (under mpirun that is the rank's share, not the whole node)
+    TRIMTAB_THREADS=k   threads of torch in this process; default: OMP_NUM_THREADS, else the cores this process may use, and
+                        under mpirun or srun one, so that the bits do not depend on the number of ranks
     TRIMTAB_MALLOC=0    leave the C library's allocator alone; default: buffers up to 1 GiB come from the heap and stay
                         there, instead of being mapped and unmapped at every call of a convolution
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.errors import ConfigError
+from trimtab.parallel import launched
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 _HEAP_BYTES = 2**30
@@ -50,6 +51,8 @@ def configure_runtime() -> Runtime:
         if not wanted.isdigit() or int(wanted) < 1:
             raise ConfigError(f"TRIMTAB_THREADS={wanted!r} is not a positive whole number.")
         torch.set_num_threads(int(wanted))
+    elif "OMP_NUM_THREADS" not in os.environ and launched()[0]:
+        torch.set_num_threads(1)
     elif "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(min(cores, torch.get_num_threads()))  # a count set lower by the user stays

@@ -12,7 +12,8 @@ import argparse
 import importlib
 from typing import Any
 
-COMMANDS = ("train", "experiments", "score", "run", "report", "gradcheck", "couple", "export", "reproduce", "version")
+COMMANDS = ("train", "experiments", "score", "run", "ensemble", "report", "gradcheck", "couple", "export", "reproduce",
+            "doctor", "version")
 
 
 def command(name: str) -> Any:

@@ -17,5 +17,5 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.config import load_experiment, shipped_experiments
     from trimtab.terminal import print_pairs
 
-    print_pairs("", {name: load_experiment(name).description for name in shipped_experiments()})
+    print_pairs("", {name: load_experiment(name).description for name in shipped_experiments()}.items())
     return 0

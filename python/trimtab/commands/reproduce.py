@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.terminal import Watch, print_checks, print_pairs
 
     if options.list:
-        print_pairs("", {name: f"{result(name).TEXT}; {cost(result(name).MINUTES)}" for name in RESULTS})
+        print_pairs("", {name: f"{result(name).TEXT}; {cost(result(name).MINUTES)}" for name in RESULTS}.items())
         return 0
     configure_runtime()
     out = Path(options.out or ("runs/reproduce-quick" if options.quick else "runs/reproduce"))

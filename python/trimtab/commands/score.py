@@ -13,11 +13,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """See `trimtab.commands`."""
     parser.add_argument("run", metavar="RUN", nargs="+", help="run folder")
     parser.add_argument("--again", action="store_true", help="score even when the stored scores are up to date")
+    parser.add_argument("--ensemble", metavar="FILE.nc", nargs="+", default=[],
+                        help="score ensembles of `trimtab ensemble` against RUN's held-out truth, in place of RUN itself")
     parser.add_argument("--out", metavar="DIR", help="folder for the scores of several runs together")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.commands`."""
+    if options.ensemble:
+        return _ensembles(options)
     from trimtab.report import write_report
     from trimtab.scoring import score_run, score_runs
     from trimtab.terminal import Watch, print_scores
@@ -34,5 +38,24 @@ def run(options: argparse.Namespace) -> int:
             table, curves = score_runs(options.run, out, again=options.again, progress=watch)
             where = draw_seeds(curves, out / "figures")
     print_scores(table)
+    print(f"Written: {where}")
+    return 0
+
+
+def _ensembles(options: argparse.Namespace) -> int:
+    from trimtab.ensemble_scores import picked_leads
+    from trimtab.ensemble_scoring import FOLDER, score_ensemble
+    from trimtab.errors import ConfigError
+    from trimtab.report import write_report
+    from trimtab.terminal import Watch, print_leads
+
+    if len(options.run) > 1:
+        raise ConfigError("Give one RUN with --ensemble: the one whose held-out runs the ensembles started from.")
+    with Watch().watching() as watch:
+        found = [score_ensemble(options.run[0], path, watch) for path in options.ensemble]
+        where = write_report(Path(options.run[0]))
+    for one in found:
+        print_leads(f"Scores of the ensemble {one.name}", [one.rows[lead] for lead in picked_leads(len(one.rows))])
+        print(f"Written: {Path(options.run[0]) / FOLDER / one.name}.csv")
     print(f"Written: {where}")
     return 0

@@ -4,49 +4,66 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from trimtab.commands import changes_argument
+from trimtab.errors import ConfigError
 
 TEXT = "train a correction, score it on held-out runs, write figures and a report"
+
+AUTO = "auto"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `trimtab.commands`."""
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="a name from `trimtab experiments`, or a TOML file")
+    parser.add_argument("experiment", metavar="EXPERIMENT", nargs="?", default="",
+                        help="a name from `trimtab experiments`, or a TOML file")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME)")
     changes_argument(parser, "change the experiment, as in training.epochs=5 training.seed=1")
-    parser.add_argument("--resume", action="store_true", help="go on with what the run folder holds, if anything")
+    parser.add_argument("--resume", nargs="?", const=AUTO, default="", metavar=AUTO,
+                        help="go on with what the run folder holds, or begin when it holds nothing")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.commands`."""
     from trimtab.bridge.runtime import configure_runtime
     from trimtab.config import load_experiment
+    from trimtab.parallel import get_world
+    from trimtab.reference import silent
     from trimtab.report import write_report
     from trimtab.scoring import check_scores, score_run
     from trimtab.terminal import Watch, print_scores
     from trimtab.trainer import Trainer
 
+    if options.resume not in ("", AUTO) and not options.experiment:  # as in `train --resume EXPERIMENT`
+        options.experiment, options.resume = options.resume, AUTO
+    if options.resume not in ("", AUTO) or not options.experiment:
+        raise ConfigError(f"Give one EXPERIMENT, and `--resume` or `--resume {AUTO}`.")
+    world = get_world()
     experiment = load_experiment(options.experiment, options.set)
     check_scores(experiment)
-    print(f"{experiment.name}: {configure_runtime()}")
-    with Watch().watching() as watch:
-        trainer = Trainer(experiment, options.out, resume=options.resume, progress=watch)
+    runtime, placement = configure_runtime(), world.place(experiment.parallel.domain).placement()
+    if world.rank == 0:
+        print(f"{experiment.name}: {placement}, {runtime}", flush=True)
+    with Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch:
+        trainer = Trainer(experiment, options.out, resume=bool(options.resume), progress=watch, world=world)
         options.out = str(trainer.folder)
         result = trainer.fit()
-        if result.exit_code:
-            watch.leave(result.status)
-        else:
-            table = score_run(trainer.folder, progress=watch)
-            watch(0.0, "report: figures")
-            report = write_report(trainer.folder)
-    if result.exit_code:
-        print(f"The training was {result.status} and saved; {hint(options)}", file=sys.stderr)
-        return result.exit_code
-    print_scores(table)
-    print(f"Run folder {trainer.folder}, report {report}")
-    return 0
+        if world.rank == 0 and isinstance(watch, Watch):
+            if result.exit_code:
+                watch.leave(result.status)
+            else:
+                table = score_run(trainer.folder, progress=watch)
+                watch(0.0, "report: figures")
+                report = write_report(trainer.folder)
+    world.wait()  # asleep, while rank 0 scores
+    if world.rank == 0 and result.exit_code:
+        print(f"The training was {result.status} and saved; {hint(options)}", file=sys.stderr, flush=True)
+    elif world.rank == 0:
+        print_scores(table)
+        print(f"Run folder {trainer.folder}, report {report}")
+    return result.exit_code
 
 
 def hint(options: argparse.Namespace) -> str:

@@ -63,11 +63,11 @@ def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatol
             raise ConfigError(f"The ensemble's climatology has states of {climatology.shape[1]} numbers; the solver "
                               f"{spec.solver} has {spec.size}.")
         anomalies = climatology - climatology.mean(0)
-        rows = generator.standard_normal((number, len(anomalies))) @ (anomalies / _climate_scales(anomalies, shapes))
+        rows = generator.standard_normal((number, len(anomalies))) @ (anomalies / climate_scales(anomalies, shapes))
     else:
         rows = generator.standard_normal((number, spec.size))
         if not isinstance(spectrum, str):
-            rows = np.concatenate([_coloured(rows[:, part], shape, float(spectrum)) for part, shape in _parts(shapes)], 1)
+            rows = np.concatenate([coloured(rows[:, part], shape, float(spectrum)) for part, shape in field_parts(shapes)], 1)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (norms > 0).all():
         raise ConfigError("The ensemble's climatology does not vary: give states of different times.")
@@ -92,7 +92,7 @@ def stencil_transpose(rows: Tensor, responses: Tensor, lam: Tensor, spec: Solver
         (B, N).
     """
     result = torch.zeros_like(lam)
-    for part, shape in _parts(tuple(field.shape for field in spec.fields)):
+    for part, shape in field_parts(tuple(field.shape for field in spec.fields)):
         places = torch.arange(part.start, part.stop).reshape(shape)
         dims = tuple(range(len(shape)))
         offsets = itertools.product(*(range(-min(radius, (n - 1) // 2), min(radius, (n - 1) // 2) + 1) for n in shape))
@@ -111,7 +111,8 @@ def stencil_transpose(rows: Tensor, responses: Tensor, lam: Tensor, spec: Solver
     return result
 
 
-def _parts(shapes: tuple[tuple[int, ...], ...]) -> Iterator[tuple[slice, tuple[int, ...]]]:
+def field_parts(shapes: tuple[tuple[int, ...], ...]) -> Iterator[tuple[slice, tuple[int, ...]]]:
+    """Where each field lies in a flat state, with its shape."""
     first = 0
     for shape in shapes:
         size = math.prod(shape)
@@ -119,19 +120,39 @@ def _parts(shapes: tuple[tuple[int, ...], ...]) -> Iterator[tuple[slice, tuple[i
         first += size
 
 
-def _climate_scales(anomalies: np.ndarray, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
+def climate_scales(anomalies: np.ndarray, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """Root mean square of each field's anomalies (T, N), at every place of the state, (N,); 1 for a field that is zero."""
     scales = np.ones(anomalies.shape[1])
-    for part, _ in _parts(shapes):
+    for part, _ in field_parts(shapes):
         size = np.sqrt(np.mean(anomalies[:, part] ** 2))
         scales[part] = size or 1.0
     return scales
 
 
-def _coloured(rows: np.ndarray, shape: tuple[int, ...], slope: float) -> np.ndarray:
+def coloured(rows: np.ndarray, shape: tuple[int, ...], slope: float) -> np.ndarray:
+    """White noise given the amplitude spectrum (1 + k)^-slope.
+
+    Args:
+        rows: (M, n) white noise.
+        shape: of the field, n points.
+        slope: of the amplitudes.
+
+    Returns:
+        (M, n), its variance that of the noise times `coloured_variance`.
+    """
     axes = tuple(range(1, len(shape) + 1))
-    squares = sum(np.square(one) for one in np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij"))
-    waves = np.fft.fftn(rows.reshape(-1, *shape), axes=axes) * (1 + np.sqrt(squares)) ** -slope
+    waves = np.fft.fftn(rows.reshape(-1, *shape), axes=axes) * _amplitudes(shape, slope)
     return np.fft.ifftn(waves, axes=axes).real.reshape(rows.shape)
+
+
+def coloured_variance(shape: tuple[int, ...], slope: float) -> float:
+    """Variance that `coloured` leaves of white noise of variance 1."""
+    return float(np.mean(np.square(_amplitudes(shape, slope))))
+
+
+def _amplitudes(shape: tuple[int, ...], slope: float) -> np.ndarray:
+    squares = sum(np.square(one) for one in np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij"))
+    return (1 + np.sqrt(squares)) ** -slope
 
 
 @functools.lru_cache(maxsize=2)
@@ -142,7 +163,7 @@ def _smooth(shapes: tuple[tuple[int, ...], ...], number: int) -> Tensor:
                    for field, shape in enumerate(shapes)
                    for wave in itertools.product(*(range(-min(n // 2, reach), min((n + 1) // 2, reach + 1)) for n in shape)))
     rows = torch.zeros(number, sum(map(math.prod, shapes)), dtype=torch.float64)
-    parts = list(_parts(shapes))
+    parts = list(field_parts(shapes))
     for row, (_, wave, field) in zip(rows, waves, strict=False):
         part, shape = parts[field]
         product = torch.ones(())

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from trimtab.errors import ConfigError
 from trimtab.gradient import Gradient, Tape, get_gradient
 from trimtab.gradient.sweep import sweep
+from trimtab.networks import network_dtype
 from trimtab.solver import OnBlowUp, Solver, whole_steps
 
 # In training mode these are another function at every call: the reverse sweep would differentiate one that never ran.
@@ -55,6 +56,8 @@ def rollout(
     variant = get_gradient(gradient)
     variant.check(solver)
     steps, stride = whole_steps(steps, stride)
+    if correction is not None:
+        network_dtype(correction)  # refuses what is no module
     parameters = [one for one in correction.parameters() if one.requires_grad] if correction is not None else []
     if parameters and torch.is_grad_enabled() and correction is not None:
         changing = [name for name, one in correction.named_modules() if one.training and isinstance(one, _CHANGING)]

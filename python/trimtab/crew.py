@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: MIT
+"""How the ranks share a step: microbatches handed out, gradients summed in one order, the time of each part kept.
+
+A batch is cut into microbatches that follow from the experiment alone. Which rank computes which follows from how fast the ranks
+were; the sum does not see it. So weights have the same bits for any number of ranks, and after a resume on another number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+import random
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimtab.errors import SolverError
+from trimtab.parallel import PATIENCE, World
+from trimtab.phase import Phase
+from trimtab.session import log
+from trimtab.slot_correction import AnyCorrection
+
+TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
+LEAST_LIMIT, STEPS_OF_PATIENCE = 30.0, 20.0  # a rank hangs when it takes longer than the one, and the other, together
+LEARNING_SPEED = 0.2  # weight of the last step in what is known of a rank's speed
+VALIDATION = 2**31    # in place of a step's number where a microbatch validates
+
+
+class Crew:
+    """The ranks at work on one correction.
+
+    Args:
+        world: the ranks.
+        correction: what is trained; its calls are timed from now on.
+        seed: of what is random in a microbatch.
+        timeout: seconds after which a rank hangs; 0 chooses.
+        share: of the whole state that this rank's solver holds, 1 but for a solver on several ranks.
+        signalled: number of the signal that this rank got, 0 for none.
+
+    Attributes:
+        times: seconds this rank spent in each of `TIMES` since they were last asked for; the network's are those within
+            rollouts, "busy" is what it computed, "span" what the slowest rank did.
+    """
+
+    def __init__(self, world: World, correction: AnyCorrection, *, seed: int, timeout: float = 0.0, share: float = 1.0,
+                 signalled: Callable[[], int]):
+        self.world, self.correction, self.seed = world, correction, seed
+        self.timeout, self.share, self._signalled, self._agreed = timeout, share, signalled, 0
+        self.parameters = [one for one in correction.parameters() if one.requires_grad]
+        self.times = dict.fromkeys(TIMES, 0.0)
+        self._network = _Stopwatch(correction)
+        correction.forward = self._network  # type: ignore[method-assign]
+        self._pace: np.ndarray | None = None  # (teams,) seconds a microbatch
+        self._longest, self._told = 0.0, False
+
+    def begin(self, phase: Phase) -> None:
+        """A phase begins: nothing is known of how long its steps take."""
+        self._pace, self._longest, self._told = None, 0.0, False
+        self.world.limit = self.timeout or PATIENCE
+        self.world.doing = f"the beginning of the {phase.name} phase"
+
+    def asked_to_stop(self) -> int:
+        """Number of the signal that any rank got, once all ranks know of it; 0 for none."""
+        return self._agreed if self.world.size > 1 else self._signalled()
+
+    def step(self, phase: Phase, indices: np.ndarray, epoch: int, step: int) -> tuple[float, int]:
+        """Loss and gradient of a batch; the gradient is left in the parameters.
+
+        Args:
+            phase: whose loss.
+            indices: (B,) int, windows of the batch.
+            epoch, step: the place in the phase, which decides what is random.
+
+        Returns:
+            Mean loss over the windows that stayed finite, NaN when none did, and how many did not. The gradient is of use if
+            the loss is finite.
+        """
+        world, began = self.world, time.perf_counter()
+        world.doing = f"step {step + 1} of {phase.name} epoch {epoch + 1}"
+        pieces = np.split(indices, range(phase.microbatch, len(indices), phase.microbatch))
+        teams = self._hand_out(len(pieces))
+        mine = np.flatnonzero(teams == world.team)
+        alone = len(pieces) == world.size == 1
+        gradients, found = [], np.zeros((int(np.bincount(teams).max()), 3))
+        for row, number in enumerate(mine):
+            self._seed(phase, epoch, step, int(number))
+            found[row] = self._backward(phase, pieces[number], epoch)
+            if not alone:
+                gradients.append(self._flat())
+        self._seed(phase, epoch, step, len(pieces))  # so that what a checkpoint keeps does not depend on who did what
+        busy = time.perf_counter() - began
+        table = self._meet(np.concatenate([[busy], found.ravel()]))
+        self._learn_pace(table[:, 0], teams)
+        results = self._in_order(table[:, 1:], teams)
+        counts, losses = results[:, 0, 1], results[:, :, 0].sum(1)
+        dropped = int(results[:, 0, 2].sum())
+        if not counts.any():
+            return math.nan, dropped
+        weights = counts / counts.sum()
+        value = float(sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if weight))
+        if math.isfinite(value) and not alone:
+            before = time.perf_counter()
+            owners = (teams[:, None] * world.blocks + np.arange(world.blocks)).ravel()
+            parts = np.stack(gradients) if gradients else np.empty((0, len(self._flat())), self._flat().dtype)
+            self._unfold(world.sum(parts, owners.tolist(), np.repeat(weights, world.blocks).tolist()))
+            self.times["exchange"] += time.perf_counter() - before
+        return value, dropped
+
+    def validate(self, phase: Phase, boundary: Callable[[], None]) -> tuple[float, int]:
+        """The loss on held-out windows, shared by the ranks.
+
+        Args:
+            phase: whose loss.
+            boundary: called before each round; may raise to leave.
+
+        Returns:
+            The loss, NaN when every window blew up, and how many did.
+        """
+        world, parts = self.world, phase.held()
+        world.doing = f"validation, {phase.name}"
+        total, count, dropped = 0.0, 0, 0
+        for first in range(0, len(parts), world.teams):
+            boundary()
+            began, row = time.perf_counter(), np.zeros(3)
+            number = first + world.team
+            if number < len(parts):
+                self._seed(phase, VALIDATION, 0, number)
+                loss, lost = phase.judge(parts[number])
+                row[:] = loss * self.share, len(parts[number]) - lost, lost
+            table = self._meet(np.concatenate([[time.perf_counter() - began], row]))
+            self._set_limit(table[:, 0].max())
+            shares = table[:, 1:].reshape(world.teams, world.blocks, 3)
+            for team in shares:
+                if team[0, 1]:
+                    total += team[0, 1] * team[:, 0].sum()
+                count, dropped = count + int(team[0, 1]), dropped + int(team[0, 2])
+        return float(total / count) if count else math.nan, dropped
+
+    def check_weights(self) -> None:
+        """Refuse to go on when the ranks hold different weights, as unlike processors could make them.
+
+        Raises:
+            SolverError: which ranks differ from rank 0.
+        """
+        if self.world.size == 1:
+            return
+        digest = hashlib.sha256()
+        for value in self.correction.state_dict().values():
+            digest.update(value.detach().cpu().numpy().tobytes())
+        mark = float(int.from_bytes(digest.digest()[:6], "big"))
+        marks = self.world.table(np.array([mark]))[:, 0]
+        if (marks != marks[0]).any():
+            raise SolverError(f"Rank {int(np.flatnonzero(marks != marks[0])[0])} holds other weights than rank 0: the ranks "
+                              "round differently; give them nodes of one kind, and the same number of threads.")
+
+    def take_times(self) -> dict[str, float]:
+        """Mean over the ranks of the seconds since the last call, by `TIMES`, and the share of it all that ranks were idle."""
+        table = self.world.table(np.array([self.times[name] for name in TIMES]))
+        self.times = dict.fromkeys(TIMES, 0.0)
+        means = dict(zip(TIMES, table.mean(0).tolist(), strict=True))
+        means["idle"] = max(0.0, 1 - means["busy"] / means["span"]) if means["span"] else 0.0
+        return means
+
+    def _backward(self, phase: Phase, indices: np.ndarray, epoch: int) -> tuple[float, int, int]:
+        """This rank's share of the loss of one microbatch, its windows that count, and those that blew up."""
+        for one in self.parameters:
+            one.grad = None
+        began, network = time.perf_counter(), self._network.seconds
+        loss, dropped = phase.loss(indices, epoch)
+        if self.share != 1:
+            loss = loss * self.share
+        value = loss.item()
+        middle, network = time.perf_counter(), self._network.seconds - network
+        if math.isfinite(value):
+            loss.backward()
+        self.times["network"] += network
+        self.times["solver"] += middle - began - network
+        self.times["backward"] += time.perf_counter() - middle
+        return value, len(indices) - dropped, dropped
+
+    def _flat(self) -> np.ndarray:
+        """This rank's gradient as one vector, and behind it for each parameter whether it has one."""
+        parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.parameters]
+        used = torch.tensor([one.grad is not None for one in self.parameters])
+        kind = torch.float32 if all(one.dtype == torch.float32 for one in parts) else torch.float64
+        return torch.cat([part.reshape(-1).to("cpu", kind) for part in [*parts, used]]).numpy()
+
+    def _unfold(self, flat: np.ndarray) -> None:
+        used = flat[len(flat) - len(self.parameters):]
+        values, first = torch.from_numpy(flat), 0
+        for one, share in zip(self.parameters, used, strict=True):
+            piece = values[first : first + one.numel()]
+            one.grad = piece.view_as(one).to(one.device, one.dtype) if share else None
+            first += one.numel()
+
+    def _hand_out(self, number: int) -> np.ndarray:
+        """(number,) team of each microbatch: whoever would be done with one more first gets it; each gets a stretch."""
+        teams = self.world.teams
+        if number < teams and not self._told:
+            self._told = True
+            log.warning("%d of %d ranks have nothing to do: the batch is cut into %d; lower training.microbatch or raise "
+                        "training.batch", (teams - number) * self.world.blocks, self.world.size, number)
+        pace = np.ones(teams) if self._pace is None else self._pace
+        counts, ends = np.zeros(teams, int), [(pace[team], team) for team in range(teams)]
+        heapq.heapify(ends)
+        for _ in range(number):
+            end, team = ends[0]
+            counts[team] += 1
+            heapq.heapreplace(ends, (end + pace[team], team))
+        return np.repeat(np.arange(teams), counts)
+
+    def _learn_pace(self, busy: np.ndarray, teams: np.ndarray) -> None:
+        world = self.world
+        self.times["busy"] += busy[world.rank]
+        self.times["span"] += busy.max()
+        self._set_limit(busy.max())
+        counts = np.bincount(teams, minlength=world.teams)
+        seconds = busy.reshape(world.teams, world.blocks).max(1) / np.maximum(counts, 1)
+        known = seconds[counts > 0].mean() * np.ones(world.teams) if self._pace is None else self._pace
+        self._pace = np.where(counts > 0, (1 - LEARNING_SPEED) * known + LEARNING_SPEED * seconds, known)
+
+    def _set_limit(self, seconds: float) -> None:
+        self._longest = max(self._longest, seconds)
+        self.world.limit = self.timeout or LEAST_LIMIT + STEPS_OF_PATIENCE * self._longest
+
+    def _meet(self, row: np.ndarray) -> np.ndarray:
+        """Everybody's rows; and all ranks know of a signal that one got."""
+        before = time.perf_counter()
+        table = self.world.table(np.concatenate([[self._signalled()], row]))
+        self.times["wait"] += time.perf_counter() - before if self.world.size > 1 else 0.0
+        self._agreed = int(next((number for number in table[:, 0] if number), 0))
+        return table[:, 1:]
+
+    def _in_order(self, rows: np.ndarray, teams: np.ndarray) -> np.ndarray:
+        """(M, blocks, 3) of the ranks' rows, in the order of the microbatches."""
+        world = self.world
+        shaped = rows.reshape(world.teams, world.blocks, -1, 3)
+        places = np.arange(len(teams)) - np.searchsorted(teams, teams)
+        return shaped[teams, :, places]
+
+    def _seed(self, phase: Phase, epoch: int, step: int, number: int) -> None:
+        """What a network draws follows from its place in the training, not from what a rank did before."""
+        key = np.random.SeedSequence((self.seed, len(phase.name), epoch, step, number)).generate_state(1)
+        torch.manual_seed(int(key[0]))
+        np.random.seed(key)  # noqa: NPY002  a user's network may draw from the global generator
+        random.seed(int(key[0]))
+
+
+class _Stopwatch:
+    """A correction's `forward` that adds up its time; it can be sent to another process with its correction."""
+
+    def __init__(self, correction: AnyCorrection):
+        self.correction: Any = correction
+        self.seconds = 0.0
+
+    def __call__(self, u: Tensor) -> Tensor:
+        began = time.perf_counter()
+        answer = type(self.correction).forward(self.correction, u)
+        self.seconds += time.perf_counter() - began
+        return answer

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""A training that mpirun starts, in which one thing happens on one rank at one step.
+
+    train.py WHAT RANK STEP FOLDER TOML [CHANGES ...]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import numpy as np
+from advection import Ring
+
+import trimtab
+from trimtab.config import load_experiment
+from trimtab.crew import Crew
+from trimtab.errors import BlowUpError
+from trimtab.parallel import get_world
+from trimtab.trainer import Trainer
+from trimtab.window import Window
+
+
+class Fragile:
+    """A solver that loses some windows, the same ones wherever they are computed."""
+
+    def __init__(self, solver):
+        self.solver, self.spec = solver, solver.spec
+
+    def advance(self, u0, steps, *, correction=None, on_blow_up="raise", **options):
+        window = self.solver.advance(u0, steps, correction=correction, **options)
+        failed = (window.states[0, :, 0] > 12).astype(np.int64) * (correction is not None)
+        states = window.states.copy()
+        states[1:, failed > 0] = np.nan
+        if failed.any() and on_blow_up == "raise":
+            raise BlowUpError("It blew up.", failed)
+        return Window(states, window.times, window.h, failed)
+
+    def close(self):
+        self.solver.close()
+
+
+def open_solver(name, **options):
+    """Solvers of this test, by name."""
+    return Ring(**options) if name == "ring" else Fragile(trimtab.open_solver(name, **options))
+
+
+def meddle(what, rank, step):
+    """Have it happen in a step of this process, counted from 1."""
+    original, calls = Crew._hand_out, 0
+
+    def meddled(self, number):
+        nonlocal calls
+        calls += 1
+        if calls == step and get_world().rank == rank:
+            if what == "raise":
+                raise ZeroDivisionError("made by the test")
+            if what == "loop":
+                while True:
+                    pass
+            if what != "nothing":
+                os.kill(os.getpid(), getattr(signal, what))
+        return original(self, number)
+
+    Crew._hand_out = meddled
+
+
+if __name__ == "__main__":
+    what, rank, step, folder, file, *changes = sys.argv[1:]
+    meddle(what, int(rank), int(step))
+    experiment = load_experiment(file, changes)
+    sys.exit(Trainer(experiment, folder, resume=True, open_solver=open_solver).fit().exit_code)
