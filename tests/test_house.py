@@ -98,6 +98,12 @@ def test_only_config_reads_toml_and_only_the_bridge_sees_the_compiled_module():
         assert ("_solver_api" in text) <= name.startswith("bridge"), name
 
 
+def test_only_parallel_imports_mpi4py():
+    importing = [module_name(path) for path in PYTHON
+                 if re.search(r"^\s*(import|from) mpi4py", path.read_text(), re.MULTILINE)]
+    assert importing == ["parallel"]
+
+
 def test_fortran_knows_no_python():
     for path in (ROOT / "fortran").glob("*.f90"):
         uses = re.findall(r"^\s*use\s*,?\s*(?:intrinsic\s*::)?\s*(\w+)", path.read_text(), re.MULTILINE)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import trimtab
 from trimtab.commands import COMMANDS, command
 from trimtab.errors import ConfigError, SolverError, TrimtabError
-from trimtab.parallel import get_world, launched
 
 ALONE = ("experiments", "score", "run", "report", "gradcheck", "couple", "export", "reproduce",
          "version")  # commands that one rank does, whoever else is there
@@ -30,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
         sys.path.insert(0, "")
+    from trimtab.parallel import launched  # it wants numpy, which `--help` need not wait for
+
     if launched()[1] and options.command_name in ALONE:
         return 0  # rank 0 does it
     try:
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _end(text: str, code: int) -> int:
     """Say it, and end the other ranks, which would wait for this one."""
+    from trimtab.parallel import get_world, launched
+
     if launched()[0] < 2:
         print(text, file=sys.stderr, flush=True)
         return code

@@ -27,7 +27,7 @@ from trimtab.slot_correction import AnyCorrection
 TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
 LEAST_LIMIT, STEPS_OF_PATIENCE = 30.0, 20.0  # a rank hangs when it takes longer than the one, and the other, together
 LEARNING_SPEED = 0.2  # weight of the last step in what is known of a rank's speed
-VALIDATION = 2**31    # in place of a step's number where a microbatch validates
+VALIDATION = -1       # in place of an epoch's number where a microbatch validates
 
 
 class Crew:
@@ -244,10 +244,13 @@ class Crew:
 
     def _seed(self, phase: Phase, epoch: int, step: int, number: int) -> None:
         """What a network draws follows from its place in the training, not from what a rank did before."""
-        key = np.random.SeedSequence((self.seed, len(phase.name), epoch, step, number)).generate_state(1)
-        torch.manual_seed(int(key[0]))
+        text = f"{self.seed} {phase.name} {epoch} {step} {number}"
+        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+        torch.default_generator.manual_seed(key)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(key)
         np.random.seed(key)  # noqa: NPY002  a user's network may draw from the global generator
-        random.seed(int(key[0]))
+        random.seed(key)
 
 
 class _Stopwatch:
