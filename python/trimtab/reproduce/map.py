@@ -192,8 +192,8 @@ def _sentences(rows: list[dict[str, Any]]) -> list[str]:
     judged_rows = [row for row in rows if row["found"] is not None]
     agreed = sum(row["found"] == row["predicted"] for row in judged_rows)
     missed = sum(row["predicted"] and row["found"] is False for row in rows)
-    return [*found, f"gradcheck and training agree in {agreed} of {len(judged_rows)} cells; in {missed} it trusted static where that "
-                    "failed."]
+    return [*found, f"gradcheck and training agree in {agreed} of {len(judged_rows)} cells; in {missed} it trusted static "
+                    "where that failed."]
 
 
 def _checks(rows: list[dict[str, Any]]) -> tuple[Check, ...]:
