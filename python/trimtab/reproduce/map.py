@@ -41,7 +41,7 @@ from trimtab.trainer import Result, Trainer
 
 TEXT = "where a better gradient buys a better closure: systems x windows x gradients x sparsity, and what gradcheck predicts"
 MINUTES = 25.0
-STOP, GOOD = 1.25, 0.95
+STOP, GOOD, LEARNT = 1.25, 0.95, 0.5
 VARIANTS = ("static", "ensemble", "tangent", "exact")
 TARGETS = ("every step", "end only")
 
@@ -101,7 +101,7 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
         for targets in TARGETS:
             for n in windows[name]:
                 cell = {"system": name, "targets": targets, "n": n, "time": n / scales[name], "alone": base["rmse"],
-                        **_cell(pieces, name, system, n, targets, variants, quick)}
+                        **_cell(pieces, name, system, n, targets, variants, quick, base["rmse"])}
                 rows.append(cell)
     columns = (Column("system", "system"), Column("targets", "targets"), Column("n", "n"),
                Column("time", "window", "Lyapunov or eddy times"), Column("alone", "RMSE, no closure"),
@@ -114,7 +114,7 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
 
 
 def _cell(pieces: Pieces, name: str, system: System, n: int, targets: str, variants: Sequence[str],
-          quick: bool) -> dict[str, Any]:
+          quick: bool, alone: float) -> dict[str, Any]:
     label = f"{_short(name)}-{n}-{targets.split()[0]}"
     plain = _experiment(system, n, "static", targets, quick)
     checked = pieces.get(f"{label}-gradcheck", {"experiment": described(plain), "ensemble": system.ensemble},
@@ -122,7 +122,9 @@ def _cell(pieces: Pieces, name: str, system: System, n: int, targets: str, varia
     found = {one: pieces.train(f"{label}-{one}", _experiment(system, n, one, targets, quick), _judge)["rmse"] for one in variants}
     yardstick = found.get("exact", found["tangent"])
     penalty = found["static"] / yardstick
-    return {**found, "penalty": penalty, "found": penalty <= STOP, **checked, "predicted": checked["cosine static"] >= GOOD}
+    learnt = yardstick <= LEARNT * alone  # else no gradient taught anything in so many steps, and none is better
+    return {**found, "penalty": penalty, "found": penalty <= STOP if learnt else None, **checked,
+            "predicted": checked["cosine static"] >= GOOD}
 
 
 def _experiment(system: System, n: int, variant: str, targets: str, quick: bool) -> Experiment:
@@ -182,25 +184,28 @@ def _sentences(rows: list[dict[str, Any]]) -> list[str]:
     found = []
     for system, targets in dict.fromkeys((row["system"], row["targets"]) for row in rows):
         own = [row for row in rows if (row["system"], row["targets"]) == (system, targets)]
-        stops, said = (next((row["n"] for row in own if not row[key]), None) for key in ("found", "predicted"))
+        stops, said = (next((row["n"] for row in own if row[key] is False), None) for key in ("found", "predicted"))
         words = [f"up to n = {own[-1]['n']}, the longest" if n is None else f"no longer at n = {n}" for n in (stops, said)]
-        found.append(f"{system}, targets at {targets}: static is enough {words[0]}; gradcheck trusts it {words[1]}.")
-    agreed = sum(row["found"] == row["predicted"] for row in rows)
-    missed = sum(row["predicted"] and not row["found"] for row in rows)
-    return [*found, f"gradcheck and training agree in {agreed} of {len(rows)} cells; in {missed} it trusted static where that "
-                    "failed."]
+        lost = [str(row["n"]) for row in own if row["found"] is None]
+        found.append(f"{system}, targets at {targets}: static is enough {words[0]}; gradcheck trusts it {words[1]}."
+                     + (f" At n = {', '.join(lost)} no gradient learns in so many steps." if lost else ""))
+    judged_rows = [row for row in rows if row["found"] is not None]
+    agreed = sum(row["found"] == row["predicted"] for row in judged_rows)
+    missed = sum(row["predicted"] and row["found"] is False for row in rows)
+    return [*found, f"gradcheck and training agree in {agreed} of {len(judged_rows)} cells; in {missed} it trusted static "
+                    "where that failed."]
 
 
 def _checks(rows: list[dict[str, Any]]) -> tuple[Check, ...]:
     lorenz = [row for row in rows if row["system"] == "Lorenz 63"]
-    missed = sum(row["predicted"] and not row["found"] for row in rows)
+    missed = sum(row["predicted"] and row["found"] is False for row in rows)
     checks = [Check("cells in which gradcheck trusts static and static fails", float(missed), 0.0, "at most", 0.0,
                     "a check must not promise too much")]
     for row in lorenz:
         where = f"Lorenz 63, n = {row['n']}, {row['targets']}: RMSE of static over exact"
         if row["n"] == lorenz[0]["n"] and row["targets"] == TARGETS[0]:
             checks.append(Check(where, row["penalty"], STOP, "at most", 0.0, "prototype: equal at n = 10"))
-        if row["n"] == lorenz[-1]["n"]:
+        if row["n"] == lorenz[-1]["n"] and row["targets"] == TARGETS[0]:
             checks.append(Check(where, row["penalty"], 3.0, "at least", 0.0, "prototype: static fails at n = 80"))
     for row in rows:
         if row["targets"] == TARGETS[1] and "ensemble" in row and not row["found"]:
