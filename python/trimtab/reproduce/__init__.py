@@ -18,6 +18,7 @@ from trimtab.errors import ConfigError
 RESULTS: tuple[str, ...] = (
     "convergence",
     "lorenz63-training",
+    "ensemble",
 )
 
 
