@@ -26,6 +26,7 @@ RESULTS: tuple[str, ...] = (
     "stepping",
     "sparse",
     "kalman",
+    "ensemble",
 )
 
 
