@@ -77,10 +77,8 @@ class Callback:
         if not isinstance(answer, Tensor):
             raise CorrectionError(f"The correction returned a {type(answer).__name__}; it must return a tensor.")
         if answer.shape != shape:
-            what = "coefficient" if self.outputs else "tendency"
-            raise CorrectionError(f"The correction returned shape {tuple(answer.shape)} for states of shape "
-                                  f"{tuple(states.shape)}; it must return one {what} a state, {tuple(shape)}, nothing is "
-                                  "broadcast.")
+            raise CorrectionError(f"The correction returned shape {tuple(answer.shape)} where the solver wants {tuple(shape)}; "
+                                  "it must return one answer a state, nothing is broadcast.")
         if not answer.dtype.is_floating_point:
             raise CorrectionError(f"The correction returned {answer.dtype}; the solver takes {states.dtype}.")
         return answer.to("cpu", states.dtype).contiguous()
