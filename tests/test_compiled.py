@@ -267,3 +267,18 @@ def test_a_named_slot_may_return_another_number_of_values():
     found = torch.frombuffer((ctypes.c_double * 4).from_address(address), dtype=torch.float64).view(2, 2)
     assert torch.equal(found, network(states))
     assert slot_function(network, 3, filling) is not filling
+
+
+def test_a_training_runs_compiled(tmp_path, monkeypatch):
+    """The trainer's own hooks keep nobody from compiling, and what is learnt in the compiled slot is what the sweep learns."""
+    monkeypatch.chdir(tmp_path)
+    changes = ["correction.compiled=true", "training.epochs=1", "training.steps_per_epoch=5", "reference.snapshots=200",
+               "reference.validation_windows=20", "reference.spin_up=0.1"]
+    losses = []
+    for number, compiled in enumerate(("true", "false")):
+        experiment = trimtab.load_experiment("lorenz63", [*changes, f"correction.compiled={compiled}"])
+        trainer = trimtab.Trainer(experiment, tmp_path / str(number))
+        losses.append(trainer.fit().best_validation)
+        assert isinstance(trainer.solver._filling, Compiled) == (compiled == "true")
+        trainer.solver.close()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)

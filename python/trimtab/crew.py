@@ -54,7 +54,8 @@ class Crew:
         self.parameters = [one for one in correction.parameters() if one.requires_grad]
         self.times = dict.fromkeys(TIMES, 0.0)
         self._network = _Stopwatch(correction)
-        correction.forward = self._network  # type: ignore[method-assign]
+        if not getattr(correction, "compiled", False):  # a compiled one is called by the solver, within whose time its own is
+            correction.forward = self._network  # type: ignore[method-assign]
         self._pace: np.ndarray | None = None  # (teams,) seconds a microbatch
         self._longest, self._told = 0.0, False
 
