@@ -16,7 +16,7 @@ from trimtab.gradient.base import Tape
 from trimtab.gradient.perturbations import field_scales, perturbations, stencil_transpose
 from trimtab.gradient.quadrature import QuadratureEGA
 
-RUN_VALUES = 2**22  # numbers advanced in one call, 32 MB
+RUN_VALUES = 2**19  # numbers of the states advanced in one call; a network may hold hundreds of times as many
 SMALLEST = 1e-10    # of a direction's norm, below which it adds nothing to those there are
 
 
