@@ -51,6 +51,23 @@ def test_inputs_of_one_shape_are_channels():
     assert torch.equal(correction.scale_of_outputs(), torch.tensor([5.0] * 12 + [7.0] * 12, dtype=torch.float64))
 
 
+class Pointwise(nn.Module):
+    """As the template of `trimtab couple init` writes it: what it returns is no contiguous tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Linear(3, 2).double()
+
+    def forward(self, x):
+        return self.layers(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def test_several_outputs_need_not_be_contiguous():
+    network, seen = Pointwise(), torch.randn(2, 36, dtype=torch.float64)
+    expected = network(seen.view(2, 3, 3, 4))
+    assert torch.equal(SlotCorrection(network, CHANNELS)(seen), expected.reshape(2, -1))
+
+
 def test_inputs_of_several_shapes_are_named():
     seen = torch.randn(2, 16, dtype=torch.float64)
     t, depth, sun = seen[:, :12].view(2, 3, 4), seen[:, 12:15], seen[:, 15]

@@ -113,15 +113,15 @@ class SlotCorrection(nn.Module):
         ins, outs, shape, answer = self._parts[slot.name]
         u, members = seen.to(self.dtype), seen.shape[0]
         if shape is not None:
-            x = (u.view(members, len(slot.inputs), -1) - self.input_mean[ins, None]) / self.input_scale[ins, None]
-            output = network(x.view(members, len(slot.inputs), *shape))
+            x = (u.reshape(members, len(slot.inputs), -1) - self.input_mean[ins, None]) / self.input_scale[ins, None]
+            output = network(x.reshape(members, len(slot.inputs), *shape))
         else:
             fields = zip(slot.inputs, u.split([one.size for one in slot.inputs], -1), self.input_mean[ins], self.input_scale[ins],
                          strict=True)
-            output = network({one.name: ((part - mean) / scale).view(-1, *one.shape) for one, part, mean, scale in fields})
+            output = network({one.name: ((part - mean) / scale).reshape(-1, *one.shape) for one, part, mean, scale in fields})
         if isinstance(output, Tensor) and output.shape == (members, *answer):
             tendency = output.reshape(members, len(slot.outputs), -1) * self.output_scale[outs, None]
-            return tendency.view(members, -1).to(seen.dtype)
+            return tendency.reshape(members, -1).to(seen.dtype)
         parts = [part * scale for part, scale in zip(_outputs(output, slot, members), self.output_scale[outs], strict=True)]
         return torch.cat(parts, -1).to(seen.dtype)
 
