@@ -203,7 +203,7 @@ def test_refusals(open_solver):
         solver.influence(u, np.ones((3, 1)))
     with pytest.raises(InputError, match="NaN"):
         solver.influence(np.nan * u, np.ones((2, 1)))
-    with pytest.raises(CorrectionError, match=r"one coefficient a state, \(2, 1\)"):
+    with pytest.raises(CorrectionError, match=r"where the solver wants \(2, 1\)"):
         solver.advance(u, 1, correction=Held(torch.ones(2, 3, dtype=torch.float64)))
     with pytest.raises(SolverError, match="takes a tendency and no coefficient"):
         open_solver("lorenz63").influence(u, u)
