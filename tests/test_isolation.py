@@ -24,6 +24,7 @@ from trimtab.errors import BlowUpError, ConfigError, InputError, SolverError, So
 from trimtab.isolation import IsolatedSolver, load_private_copy, open_isolated
 from trimtab.isolation.channel import Failure
 from trimtab.isolation.mirror import Mirror, attach
+from trimtab.isolation.traces import Traces
 
 HERE = Path(__file__).parent / "isolation"
 OPENER = "hidden_case:Hidden"
@@ -515,6 +516,15 @@ def test_what_an_image_does_not_cover_is_refused(here, inputs, monkeypatch, kind
     with pytest.raises(SolverError, match=words) as caught:
         here(kind, snapshot="image").advance(starts(1), 9)
     assert "isolation = \"fork\"" in str(caught.value)
+
+
+def test_a_log_that_others_write_on_is_no_trace_of_the_solver(tmp_path):
+    with open(tmp_path / "log.txt", "w") as log:
+        known, asked = Traces(frozenset({str(tmp_path / "log.txt")})), Traces()
+        log.write("a line of somebody else's")
+        log.flush()
+        assert any("log.txt was read or written on" in one for one in asked.changes())
+        assert not any("log.txt" in one for one in known.changes())
 
 
 def test_an_image_in_workers(inputs):

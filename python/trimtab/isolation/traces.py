@@ -36,7 +36,7 @@ class Traces:
         for file, (path, position) in now.items():
             if file not in self.files or self.files[file][0] != path:
                 found.append(f"{path} was opened and stays open")
-            elif self.files[file][1] != position and file > 2:
+            elif self.files[file][1] != position and file > 2 and path not in self.others:
                 found.append(f"{path} was read or written on")
         found += [f"{path} was closed" for file, (path, _) in self.files.items() if file not in now]
         if self.random != [one.state() for one in gfortran_generators()]:
