@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Named slots, and the fields of a code as it describes them; see trimtab_slot.h and trimtab.f90. */
-#include "trimtab_option.h"
+#include "trimtab_block.h"
 #include <math.h>
 
 /* ---- description */
@@ -52,7 +52,7 @@ static void describe(void)
 {
     int before = T->n_fields;
     T->refreshing = T->described;
-    T->n_fields = 0;
+    T->n_fields = T->n_blocks = 0;
     for (int i = 0; i < T->n_slots; i++) T->slots[i].ins = T->slots[i].outs = 0, T->slots[i].n = T->slots[i].m = 0;
     T->present = NULL;
     trimtab_describe();
@@ -79,10 +79,10 @@ void trimtab_f_field(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdes
              (long long)size, (long long)one->array.size);
 }
 
-void trimtab_f_hidden(CFI_cdesc_t *array, const CFI_cdesc_t *name)
+void trimtab_f_hidden(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *dims)
 {
     int before = T->n_fields;
-    trimtab_f_field(array, name, NULL, NULL);
+    trimtab_f_field(array, name, NULL, dims);
     if (T->n_fields > before) T->fields[before].hidden = true;
 }
 
@@ -140,6 +140,7 @@ int64_t trimtab_slot_description(char *text, int64_t length)
     if (T->status) return 0;
     put(text, length, &at, "{\"version\": %d, \"dt\": %.17g, ", TRIMTAB_SLOT_VERSION, T->clock_dt);
     put_word(text, length, &at, "time_units", T->clock_units);
+    put_blocks(text, length, &at);
     put_items(text, length, &at, "fields", T->fields, T->n_fields);
     put(text, length, &at, ", \"options\": [");
     for (int i = 0; i < T->n_options; i++) {

@@ -30,6 +30,9 @@ void trimtab_slot_clear(void);
 int64_t trimtab_slot_description(char *text, int64_t length);
 /* An option before trimtab_initialise(): what trimtab_option in the adapter finds under that name. */
 void trimtab_slot_option(const char *name, const char *value);
+/* The communicator of the ranks that share the domain, before trimtab_initialise(), as Fortran's number for it: what
+ * trimtab_communicator in the adapter gives to the code. */
+void trimtab_slot_communicator(int64_t communicator);
 /* Asked after each step: anything but 0 ends the rollout. */
 void trimtab_slot_go_on(int (*ask)(void));
 /* The next trimtab_set_state(n, 1 ... n) checks what arrives instead of storing it. */

@@ -44,13 +44,18 @@ def launched() -> tuple[int, int]:
     switch = os.environ.get("TRIMTAB_MPI", "")
     if switch not in ("", "0", "1"):
         raise ConfigError(f"TRIMTAB_MPI={switch!r}: give 1 to start MPI, 0 never to, or leave it unset.")
-    if os.environ.get(_OWNER, str(os.getpid())) != str(os.getpid()):
-        return 0, 0  # started by a rank, and none itself
+    if started_by_a_rank():
+        return 0, 0
     if switch != "0":
         for size, rank in LAUNCHERS:
             if size in os.environ and (size != "SLURM_STEP_NUM_TASKS" or "SLURM_STEP_ID" in os.environ):
                 return int(os.environ[size]), int(os.environ.get(rank, 0))
     return (1, 0) if switch == "1" else (0, 0)
+
+
+def started_by_a_rank() -> bool:
+    """Whether this process is none that mpirun or srun started, but was started by one."""
+    return os.environ.get(_OWNER, str(os.getpid())) != str(os.getpid())
 
 
 class World:
@@ -61,6 +66,7 @@ class World:
         team, teams: which group of `blocks` ranks shares a solver with this one, of how many groups.
         block, blocks: which part of that solver's domain is here, of how many.
         domain: the communicator of the group (mpi4py), to be given to the solver; None when it is this rank alone.
+        own: the communicator of this rank alone; None when MPI is not started.
         limit: seconds after which a rank that waits for the others in `table` or `sum` gives the job up.
         doing: what this rank is doing, for whoever has to say that it hangs.
     """
@@ -69,6 +75,7 @@ class World:
     team, teams = 0, 1
     block, blocks = 0, 1
     domain: Any = None
+    own: Any = None
 
     def __init__(self) -> None:
         self.limit, self.doing = math.inf, "starting"
@@ -157,7 +164,7 @@ class MPIWorld(World):
 
     def __init__(self, mpi: Any, communicator: Any, blocks: int = 1):
         super().__init__()
-        self._mpi, self._all = mpi, communicator
+        self._mpi, self._all, self.own = mpi, communicator, mpi.COMM_SELF
         self._talk = communicator.Dup()  # questions and answers of ranks that wait
         self.rank, self.size = communicator.rank, communicator.size
         self.blocks, self.teams = blocks, self.size // blocks
