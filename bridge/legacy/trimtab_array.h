@@ -28,6 +28,7 @@ typedef struct {
     char name[WORD];
     trimtab_function function;
     void *context, *inputs;
+    void (*ready)(const char *);
     double *seen;
     bool recorded;
     int64_t bytes, room, n, m, given, calls; /* n, m: length of the inputs and of the outputs */

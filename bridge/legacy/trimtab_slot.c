@@ -59,7 +59,7 @@ static void describe(void)
     T->present = NULL;
     if (!T->status && T->described && T->n_fields != before)
         fail(TRIMTAB_REFUSED, "trimtab_describe named %d fields at first and %d now: it must always name the same", before, T->n_fields);
-    T->described = 1;
+    if (!T->status) T->described = true;
 }
 
 void trimtab_f_clock(const CFI_cdesc_t *dt, const CFI_cdesc_t *units)
@@ -177,6 +177,7 @@ int64_t trimtab_slot_status(char *text, int64_t length)
     return T->status;
 }
 
+void trimtab_slot_refuse(const char *sentence) { fail(TRIMTAB_CORRECTION_FAILED, "%s", sentence); }
 void trimtab_slot_clear(void) { T->status = 0; }
 void trimtab_slot_go_on(int (*ask)(void)) { T->go_on = ask; }
 void trimtab_slot_handshake(int64_t n) { T->handshake = n; }
@@ -261,6 +262,12 @@ void trimtab_slot_empty(const char *name)
         if (!*name || !strcmp(T->slots[i].name, name)) T->slots[i].function = NULL;
 }
 
+void trimtab_slot_when_ready(const char *name, void (*ready)(const char *))
+{
+    slot_t *slot = find(name);
+    if (slot) slot->ready = ready;
+}
+
 int64_t trimtab_slot_calls(const char *name)
 {
     int64_t calls = 0;
@@ -292,6 +299,11 @@ bool trimtab_f_filled(const CFI_cdesc_t *name)
     slot = find(word);
     if (!slot || !slot->function) return false;
     if (!T->described) describe();
+    if (slot->ready && !T->status) {
+        void (*ready)(const char *) = slot->ready;
+        slot->ready = NULL;
+        ready(word);
+    }
     if (slot->room < slot->n) {
         free(slot->inputs);
         free(slot->seen);

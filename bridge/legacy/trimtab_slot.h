@@ -19,10 +19,14 @@ typedef void *(*trimtab_function)(void *context, void *inputs, int64_t n, int64_
 
 /* Fill a slot by name ("" for every slot) with numbers of 4 or 8 bytes; returns a status. */
 int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *context, int64_t bytes);
+/* Called once with the slot's name, at the code's first look at a slot that is filled, when its arrays exist. */
+void trimtab_slot_when_ready(const char *name, void (*ready)(const char *name));
 /* Empty a slot ("" for every slot). */
 void trimtab_slot_empty(const char *name);
 /* The failure kept, 0 for none, and its sentence. */
 int64_t trimtab_slot_status(char *text, int64_t length);
+/* Keep a failure of what fills a slot. */
+void trimtab_slot_refuse(const char *sentence);
 /* Forget the failure. */
 void trimtab_slot_clear(void);
 

@@ -30,14 +30,16 @@ class Division:
 
     def __init__(self, spec: SolverSpec, dims: Mapping[str, tuple[int, int]]):
         self.spec, self.dims = spec, dict(dims)
-        self._lengths = {dim: length for one in spec.fields for dim, length in zip(one.dims, one.shape, strict=True) if dim in dims}
+        every = [pair for one in spec.fields for pair in zip(one.dims, one.shape, strict=True)]
+        self._lengths = {dim: length for dim, length in every if dim in dims}
         for dim, (whole, before) in self.dims.items():
             if dim not in self._lengths:
-                raise ConfigError(f"trimtab_block in the adapter of {spec.solver} divides the dimension {dim!r}, which no field has: "
-                                  f"name a dimension of trimtab_field ({', '.join(one for f in spec.fields for one in f.dims)}).")
+                raise ConfigError(f"trimtab_block in the adapter of {spec.solver} divides the dimension {dim!r}, which no field "
+                                  f"has: name one of trimtab_field ({', '.join(dict.fromkeys(name for name, _ in every))}).")
             if before < 0 or before + self._lengths[dim] > whole:
-                raise ConfigError(f"trimtab_block in the adapter of {spec.solver} says that {before} of {whole} points {dim!r} lie "
-                                  f"before this block of {self._lengths[dim]}: count all points, and those of the ranks before.")
+                raise ConfigError(f"trimtab_block in the adapter of {spec.solver} says that {before} of {whole} points {dim!r} "
+                                  f"lie before this block of {self._lengths[dim]}: give the points in all, and those that lie "
+                                  "before this rank's.")
         slots = tuple(dataclasses.replace(slot, inputs=tuple(self._whole(one) for one in slot.inputs),
                                           outputs=tuple(self._whole(one) for one in slot.outputs)) for slot in spec.slots)
         self.whole = dataclasses.replace(spec, fields=tuple(self._whole(one) for one in spec.fields), slots=slots)
@@ -70,16 +72,16 @@ class Division:
             return 0
         more = length - self._lengths[dim]
         if more < 0 or more % 2:
-            raise ConfigError(f"{field.name} in the adapter of {self.spec.solver} has {length} points along {dim!r}, of which the "
-                              f"block has {self._lengths[dim]}: give it with a halo of one width on both sides, or without, or "
-                              "name another dimension.")
+            raise ConfigError(f"{field.name} in the adapter of {self.spec.solver} has {length} points along {dim!r}, of which "
+                              f"the block has {self._lengths[dim]}: give it with a halo of one width on both sides, or without, "
+                              "or name another dimension.")
         return more // 2
 
     def _whole(self, field: Field) -> Field:
         for dim, length in zip(field.dims, field.shape, strict=True):
             self._halo(field, dim, length)
-        shape = tuple(self.dims[dim][0] if dim in self.dims else length for dim, length in zip(field.dims, field.shape, strict=True))
-        return dataclasses.replace(field, shape=shape)
+        shape = [self.dims[dim][0] if dim in self.dims else length for dim, length in zip(field.dims, field.shape, strict=True)]
+        return dataclasses.replace(field, shape=tuple(shape))
 
 
 def check_blocks(division: Division, all_places: list[np.ndarray]) -> None:
@@ -108,13 +110,13 @@ def check_blocks(division: Division, all_places: list[np.ndarray]) -> None:
         start += one.size
         if division.divided(one):
             if (found != 1).any():
-                raise ConfigError(f"The blocks of {one.name} in the adapter of {name} {'overlap' if found.max() > 1 else 'leave out'}"
-                                  f"{'' if found.max() > 1 else ' some'} points: see what trimtab_block is told on each rank, and "
-                                  "describe fields without their halo.")
+                wrong = "overlap" if found.max() > 1 else "leave points out"
+                raise ConfigError(f"The blocks of {one.name} in the adapter of {name} {wrong}: see what trimtab_block is told on "
+                                  "each rank, and describe fields without their halo.")
         elif not one.hidden:
             raise ConfigError(f"The field {one.name} in the adapter of {name} has no divided dimension, and each of "
                               f"{len(all_places)} ranks would count its error: name the dimension as trimtab_block does, or make "
                               "it hidden.")
         elif one.size > 1 and one.dims[0] == f"{one.name}_1":
-            raise ConfigError(f"The adapter of {name} does not say how the hidden array {one.name} is divided: name its dimensions, "
-                              f"trimtab_hidden(array, '{one.name}', 'x y').")
+            raise ConfigError(f"The adapter of {name} does not say how the hidden array {one.name} is divided: name its "
+                              f"dimensions, trimtab_hidden(array, '{one.name}', 'x y').")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import trimtab
 from trimtab.checkpoint import Run, load_correction
 from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError
+from trimtab.parallel import World
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.solver import Solver
@@ -91,7 +92,7 @@ def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> AnyC
 
 
 def held_out_starts(
-    experiment: Experiment, spec: SolverSpec, members: int, progress: Progress = silent
+    experiment: Experiment, spec: SolverSpec, members: int, progress: Progress = silent, world: World | None = None
 ) -> np.ndarray:
     """Initial states from the held-out runs: the first snapshot of each, then later ones at even spacing.
 
@@ -100,6 +101,7 @@ def held_out_starts(
         spec: the solver's.
         members: how many.
         progress: told how far the making of a reference run is.
+        world: ranks that share the solver, all of which call this.
 
     Returns:
         (members, N) float64.
@@ -107,7 +109,7 @@ def held_out_starts(
     Raises:
         ConfigError: more members than held-out snapshots, or no held-out run.
     """
-    path = make_reference(experiment, spec, progress=progress)
+    path = make_reference(experiment, spec, progress=progress, world=world)
     targets = Targets(path, spec, experiment.reference, experiment.training.stride * spec.dt)
     try:
         test = targets.runs("test")
@@ -173,6 +175,7 @@ def forward(
     attributes: Mapping[str, str] | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
+    writes: bool = True,
 ) -> Path:
     """Run the hybrid forward and write it to a netCDF file as it goes, in pieces of bounded memory.
 
@@ -190,6 +193,7 @@ def forward(
         attributes: more global attributes.
         overwrite: replace a file that is there.
         progress: told how far it is.
+        writes: whether to write the file, which of the ranks that share the solver one does.
 
     Returns:
         The file.
@@ -205,7 +209,7 @@ def forward(
     failed = np.zeros(len(states), dtype=np.int32)
     alive = np.arange(len(states))
     most = max(1, min(CHUNK_BYTES // (8 * states.size), -(-records // PIECES)))
-    with _output(Path(out), spec, len(states), attributes or {}, overwrite) as file:
+    with _output(Path(out), spec, len(states), attributes or {}, overwrite) if writes else nullcontext() as file:
         _write(file, spec, 0, np.array([time]), states[None])
         for first in range(0, records, most):
             count = min(most, records - first)
@@ -219,7 +223,8 @@ def forward(
             kept = count if alive.size else max(0, (int(failed.max()) - 1) // every - first)
             times = time + np.arange(first + 1, first + kept + 1) * every * spec.dt
             _write(file, spec, first + 1, times, block[:kept])
-            file["failed_step"][:] = failed
+            if file is not None:
+                file["failed_step"][:] = failed
             states = block[-1]
             progress((first + count) / records, f"run: step {(first + count) * every} of {steps}")
             if alive.size == 0:
@@ -291,9 +296,9 @@ def define_fields(file: netCDF4.Dataset, spec: SolverSpec, leading: tuple[str, .
         variable.setncatts({"long_name": field.long_name, "units": field.units})
 
 
-def _write(file: netCDF4.Dataset, spec: SolverSpec, first: int, times: np.ndarray, states: np.ndarray) -> None:
+def _write(file: netCDF4.Dataset | None, spec: SolverSpec, first: int, times: np.ndarray, states: np.ndarray) -> None:
     """Records `first` on; the file is up to date afterwards."""
-    if len(times) == 0:
+    if len(times) == 0 or file is None:
         return
     file["time"][first : first + len(times)] = times
     for name, values in spec.split(states).items():

@@ -9,6 +9,7 @@ import numpy as np
 
 from trimtab.errors import ConfigError
 from trimtab.solver import OnBlowUp
+from trimtab.state import SolverSpec
 from trimtab.window import Window
 
 
@@ -29,8 +30,8 @@ class Joined:
 
     def __init__(self, solver: Any, comm: Any):
         if getattr(solver, "block", None) is None:
-            raise ConfigError(f"The solver {solver.spec.solver} does not say which block of the domain it holds, as trimtab.solver "
-                              "asks: set parallel.domain = 1.")
+            raise ConfigError(f"The solver {solver.spec.solver} does not say which block of the domain it holds, with "
+                              "trimtab_block in an adapter or as `trimtab.solver` tells: set parallel.domain = 1.")
         self.inner, self.comm = solver, comm
         self.spec, self.local = solver.whole, solver.spec
         self._places = [np.asarray(one) for one in comm.allgather(solver.block)]
@@ -86,3 +87,9 @@ def open_joined(opener: Any, comm: Any, name: str, **options: Any) -> Any:
         ConfigError: see `trimtab.open_solver` and `Joined`.
     """
     return opener(name, **options) if comm is None else Joined(opener(name, **options, comm=comm), comm)
+
+
+def local_spec(solver: Any) -> SolverSpec:
+    """What a correction is built for: the block of this rank, of a `Joined` solver; else the solver's own."""
+    spec: SolverSpec = solver.local if isinstance(solver, Joined) else solver.spec
+    return spec

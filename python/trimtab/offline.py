@@ -93,7 +93,7 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
     """Set a correction's means and scales from states of the training runs and their labels.
 
     Args:
-        correction: its buffers are set.
+        correction: its buffers are set; of a solver on several ranks those of the first alone.
         solver: without correction.
         targets: the reference run.
         training: whose window and stride count.
@@ -102,7 +102,13 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
         InputError: an input or all labels do not vary.
     """
     labels = Labels(solver, targets.windows("training", targets.gap, training.window), training.stride, keep=False)
-    correction.fit_normalisation(*labels.get(labels.windows.spread(SAMPLE)))
+    seen, missing = labels.get(labels.windows.spread(SAMPLE))
+    if getattr(solver, "block", None) is None or not hasattr(solver, "undivided"):
+        correction.fit_normalisation(seen, missing)
+        return
+    found = solver.undivided(seen, missing)  # all blocks, so that it does not depend on how many there are
+    if found is not None:
+        correction.fit_normalisation(*found)
 
 
 class Offline(Phase):
@@ -127,7 +133,7 @@ class Offline(Phase):
             raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
         self.config, self.correction = config, correction
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
-        self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
+        self.microbatch = cut(config.microbatch, config.batch, targets.spec.size, MICROBATCH_VALUES)
         self.labels, self.held_out = (
             Labels(solver, targets.windows(purpose, targets.gap, training.window), training.stride,
                    keep=targets.in_memory)

@@ -41,14 +41,17 @@ class Online(Phase):
     def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets):
         self.config, self.solver, self.correction = config, solver, correction
         self.epochs, self.batch, self.seed = config.epochs, config.batch, config.seed
-        self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
+        self.microbatch = cut(config.microbatch, config.batch, targets.spec.size, MICROBATCH_VALUES)
         self.gradient = get_gradient(config.gradient, **config.gradient_options)
         lengths = {config.window, *(window for _, window in config.curriculum)}
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
+        self.size_of_state = targets.spec.size  # of the undivided state: a validation is cut alike for any number of blocks
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
         first = self.windows[config.window]
-        self.scale = field_scale(solver.spec, first.batch(first.spread(SCALED), (0,))[0])
+        self.scale = field_scale(targets.spec, first.whole(first.spread(SCALED)))
+        if self.scale is not None and targets.block is not None:
+            self.scale = self.scale[torch.from_numpy(targets.block)]
         self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
@@ -83,7 +86,7 @@ class Online(Phase):
     def held(self) -> list[np.ndarray]:
         """See `Phase.held`."""
         indices = self.held_out.spread(self.config.validate_windows)
-        members = max(1, VALIDATION_VALUES // (self.solver.spec.size * (self.config.window + 1)))
+        members = max(1, VALIDATION_VALUES // (self.size_of_state * (self.config.window + 1)))
         return [indices[first : first + members] for first in range(0, len(indices), members)]
 
     @torch.no_grad()

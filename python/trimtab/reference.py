@@ -7,6 +7,7 @@ The file is named after its parameters and kept in a cache. Finished runs surviv
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -27,7 +28,8 @@ from trimtab import errors
 from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
 from trimtab.files import only_writer, replacing
-from trimtab.parallel import World
+from trimtab.joined import open_joined
+from trimtab.parallel import World, launched
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
 from trimtab.state import SolverSpec
 
@@ -121,7 +123,7 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
             processes of our own share the runs.
         progress: told how far it is.
         workers: processes; 0 for one a core, or this one alone when the work is small. The bits do not depend on it.
-        world: ranks that share the runs instead; all of them call this.
+        world: ranks that share the runs instead; all of them call this. Those of a domain compute each run together.
 
     Returns:
         The netCDF file: one variable a field of the solver, (run, time, ...), float64, in the field's unit.
@@ -143,14 +145,19 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
         missing = world.broadcast(missing)
         if missing is None:
             return path  # made while rank 0 waited
-        mine = missing[world.rank :: world.size]
-        alone = world.size > 1 or open_solver is not None or not sys.executable or len(missing) <= 1
+        # The ranks that share the solver share the truth as well, where it is the same solver.
+        shared = world.domain if recipe.truth["name"] == experiment.solver.name else None
+        if shared is not None:
+            opener = functools.partial(open_joined, opener, shared)
+        mine = missing[world.rank :: world.size] if shared is None else missing[world.team :: world.teams]
+        below = launched()[0] > 0 and "library" in recipe.truth  # a code that calls MPI can in no process below a rank
+        alone = world.size > 1 or below or open_solver is not None or not sys.executable or len(missing) <= 1
         workers = 1 if alone else min(workers or _workers(recipe), len(missing))
         if workers > 1:
             _share(recipe, missing, parts, workers, progress)
         else:
             for run in mine:
-                for fraction in make_run(recipe, run, parts, opener):
+                for fraction in make_run(recipe, run, parts, opener, writes=shared is None or world.block == 0):
                     done = recipe.runs - len(missing) + (mine.index(run) + fraction) * len(missing) / len(mine)
                     progress(done / recipe.runs, f"reference: run {run + 1} of {recipe.runs}")
         world.wait()

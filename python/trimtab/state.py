@@ -160,3 +160,8 @@ class SolverSpec:
 
     def _order(self) -> str:
         return ", ".join(f"{one.name}({', '.join(one.dims)})" for one in self.fields)
+
+
+def visible_size(spec: SolverSpec) -> int:
+    """Length of one state without the hidden fields."""
+    return sum(one.size for one in spec.fields if not one.hidden)

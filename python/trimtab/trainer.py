@@ -32,7 +32,7 @@ from trimtab.records import RECORDED, Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
 from trimtab.session import StopSignal, deterministic, log, logged, unlogged
-from trimtab.state import SolverSpec
+from trimtab.state import SolverSpec, visible_size
 from trimtab.targets import Targets
 
 OUTPUTS = ("last.pt", "best.pt", "offline.pt", "metrics.csv")
@@ -251,9 +251,12 @@ class Trainer:
         shared = {} if self.world.domain is None else {"comm": self.world.domain}
         self.solver = opener(experiment.solver.name, **experiment.solver.options, **shared)
         self.whole: SolverSpec = getattr(self.solver, "whole", self.solver.spec)
-        if shared and (self.whole is self.solver.spec or not experiment.correction.input_mean):
-            raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, as "
-                              "`trimtab.solver` tells, and a normalisation given in [correction], the same for all blocks.")
+        if shared and self.whole is self.solver.spec:
+            raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, with "
+                              "trimtab_block in an adapter or as `trimtab.solver` tells.")
+        if shared and not (experiment.correction.input_mean or hasattr(self.solver, "undivided")):
+            raise ConfigError(f"parallel.domain = {self.world.blocks} with a solver of yours needs a normalisation given in "
+                              "[correction], the same for all blocks.")
         checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
         if experiment.training.start_from and experiment.offline.steps:
             raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")
@@ -297,7 +300,7 @@ class Trainer:
             if self.at.phase == "online" and self.best is not None:
                 self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
         self.crew = Crew(self.world, self.correction, seed=seed, timeout=experiment.parallel.timeout,
-                         share=self.solver.spec.size / self.whole.size, signalled=lambda: self._signal.number)
+                         share=visible_size(self.solver.spec) / visible_size(self.whole), signalled=lambda: self._signal.number)
 
     def _offline(self) -> Offline:
         experiment = self.experiment

@@ -19,6 +19,7 @@ from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import explained, slot_function
 from trimtab.bridge.surroundings import Surroundings
 from trimtab.errors import BlowUpError, ConfigError, CorrectionError, SolverError
+from trimtab.parallel import get_world
 from trimtab.slot_correction import slot_sizes
 from trimtab.slot_weight import SlotWeight
 from trimtab.solver import OnBlowUp, whole_steps
@@ -87,7 +88,7 @@ class CoupledSolver(SlotViews):
             with self.surroundings.entered():
                 self.library.initialise(options)
                 described = self.library.describe()
-                self.spec = _spec(name, described)
+                self.spec = coupled_spec(name, described)
                 _check_options(name, options, described["options"])
                 self._divide(described, comm)
                 self.library.shake_hands(self.spec.size)
@@ -108,12 +109,15 @@ class CoupledSolver(SlotViews):
         blocks = {one["dim"]: (one["whole"], one["before"]) for one in described.get("blocks", [])}
         self.division = Division(self.spec, blocks)
         check_blocks(self.division, [self.division.places] if self._comm is None else self._comm.allgather(self.division.places))
-        self.whole, self.block = (self.division.whole, self.division.places) if blocks else (self.spec, None)
-        asked = described.get("communicator", False)
+        self.whole = self.division.whole if blocks else self.spec
+        self.block: np.ndarray | None = self.division.places if blocks else None
+        remedy = "set the code's communicator with trimtab_communicator, and use that one everywhere in place of MPI_COMM_WORLD"
         if self._comm is None and self.whole.size != self.spec.size:
-            raise ConfigError(f"The code {self.spec.solver} holds {self.spec.size} of {self.whole.size} numbers on a rank that was to "
-                              f"be alone: {'it' if asked else 'its adapter'} must work on the communicator that trimtab_communicator "
-                              "gives, in place of MPI_COMM_WORLD.")
+            raise ConfigError(f"{self.spec.solver} is to be on one rank, and holds {self.spec.size} of {self.whole.size} numbers "
+                              f"there: {remedy}.")
+        if self._comm is not None and self._comm.size < get_world().size and not described["communicator"]:
+            raise ConfigError(f"{self._comm.size} of {get_world().size} ranks share {self.spec.solver}, and its adapter does not "
+                              f"ask which: {remedy}.")
 
     def undivided(self, seen: np.ndarray, tendencies: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
         """What the slots see and should return, of all blocks and without halos: the same numbers for any number of ranks.
@@ -166,7 +170,9 @@ class CoupledSolver(SlotViews):
                         self.on_step(step + 1)
                     sound = self._sound(states[step + 1, member])
                     if self._comm is not None:  # the others would wait for a rank that goes on to the next member
-                        sound = min(self._comm.allgather(sound))
+                        lost = np.empty(1)
+                        self._comm.Allreduce(np.array([not sound], float), lost)  # a sum
+                        sound = not lost[0]
                     if not sound:
                         states[step + 1 :, member] = np.nan
                         if inputs is not None:
@@ -295,7 +301,19 @@ class _Nothing(nn.Module):
         return torch.zeros(seen.shape[0], self.outputs, dtype=seen.dtype)  # type: ignore[call-overload]
 
 
-def _spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
+def coupled_spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
+    """What an adapter says of its code.
+
+    Args:
+        name: the code's.
+        described: see `Library.describe`.
+
+    Returns:
+        The spec.
+
+    Raises:
+        ConfigError: no field, no time step, or a description that does not hold together.
+    """
     if not described["fields"]:
         raise ConfigError(f"The adapter of {name} describes no field: call trimtab_field in trimtab_describe.")
     if not described["dt"] > 0:

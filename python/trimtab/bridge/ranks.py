@@ -6,11 +6,12 @@ from __future__ import annotations
 import atexit
 import ctypes
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.parallel import get_world, launched, started_by_a_rank
+from trimtab.parallel import World, get_world, launched, started_by_a_rank
 
 _LIBRARIES = re.compile(rb"\0(libmpi[\w+.-]*\.so[.\d]*)(?=\0)")  # libmpi_mpifh.so.40, libmpifort.so.12, libmpi_gnu_123.so.12
 
@@ -18,6 +19,23 @@ _LIBRARIES = re.compile(rb"\0(libmpi[\w+.-]*\.so[.\d]*)(?=\0)")  # libmpi_mpifh.
 def mpi_libraries(path: str | Path) -> list[str]:
     """Names of the MPI libraries that a shared library was linked with; none for a code that knows no MPI."""
     return sorted({one.decode() for one in _LIBRARIES.findall(Path(path).read_bytes())})
+
+
+def solver_world(options: Mapping[str, Any], domain: int) -> World:
+    """The ranks that share one solver where nothing is trained: all of the job where the solver can, else this one.
+
+    Args:
+        options: [solver]; a library that is linked with MPI can.
+        domain: parallel.domain; above 1 says the same of a class.
+
+    Returns:
+        The ranks as one group.
+    """
+    library = Path(options.get("library", ""))
+    if launched()[0] < 2 or not (domain > 1 or (library.is_file() and mpi_libraries(library))):
+        return World()
+    world = get_world()
+    return world.place(world.size)
 
 
 def start_mpi(path: str | Path, comm: Any) -> int | None:
@@ -56,8 +74,8 @@ def start_mpi(path: str | Path, comm: Any) -> int | None:
     found = ctypes.c_int()
     library.MPI_Initialized(ctypes.byref(found))
     if under and not found.value:
-        raise ConfigError(f"{path} calls another MPI library ({', '.join(names)}) than mpi4py: build it with the mpif90 that belongs "
-                          "to the mpirun in use, and mpi4py as README.md says.")
+        raise ConfigError(f"{path} calls another MPI library ({', '.join(names)}) than mpi4py: build it with the mpif90 that "
+                          "belongs to the mpirun in use, and mpi4py as README.md says.")
     if not found.value:
         library.MPI_Init(None, None)
         atexit.register(_finish, library)

@@ -50,11 +50,13 @@ def run(options: argparse.Namespace) -> int:
         trainer = Trainer(experiment, options.out, resume=bool(options.resume), progress=watch, world=world)
         options.out = str(trainer.folder)
         result = trainer.fit()
+        shared = trainer.world.blocks > 1  # then all ranks score, each with its block of the solver
+        if not result.exit_code and (shared or world.rank == 0):
+            table = score_run(trainer.folder, progress=watch, world=trainer.world if shared else None)
         if world.rank == 0 and isinstance(watch, Watch):
             if result.exit_code:
                 watch.leave(result.status)
             else:
-                table = score_run(trainer.folder, progress=watch)
                 watch(0.0, "report: figures")
                 report = write_report(trainer.folder)
     world.wait()  # asleep, while rank 0 scores

@@ -4,7 +4,7 @@
 module blocks_state
   use mpi
   implicit none
-  integer, parameter :: nx = 32, ny = 24
+  integer, parameter :: nx = 32, ny = 25
   integer :: comm = MPI_COMM_NULL, rank = 0, ranks = 1, rows = 0, first = 0
   real(8) :: dt = 0.02d0, kappa = 5d-3, cooling = 0d0
   integer :: nsteps = 200

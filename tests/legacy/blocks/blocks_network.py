@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A stencil of three by three points: x is a ring, the rows above and below a block come with its halo."""
+"""A linear law of temperature and its second differences: x is a ring, the rows beside a block come with its halo."""
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 
 class Network(nn.Module):
@@ -10,9 +10,12 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stencil = nn.Conv2d(1, 1, 3, bias=False)
-        nn.init.zeros_(self.stencil.weight)
+        self.law = nn.Conv2d(3, 1, 1, bias=False)
+        nn.init.zeros_(self.law.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The stencil at every point of the block."""
-        return self.stencil(pad(x, (1, 1), "circular"))
+        """Point by point, of t, t_xx and t_yy."""
+        t = x[:, :, 1:-1]
+        t_xx = t.roll(1, -1) - 2 * t + t.roll(-1, -1)
+        t_yy = x[:, :, :-2] - 2 * t + x[:, :, 2:]
+        return self.law(torch.cat([t, 10 * t_xx, 10 * t_yy], 1))
