@@ -20,6 +20,7 @@ class Division:
         dims: a divided dimension -> (points in all, points before this rank's).
 
     Attributes:
+        lengths: of the divided dimensions, on this rank.
         whole: the `SolverSpec` of the undivided state; inputs of slots are in it without their halo.
         places: (N,) int64, where the numbers of the block stand in the undivided state; a field without a divided dimension is
             the same on every rank.
@@ -31,14 +32,14 @@ class Division:
     def __init__(self, spec: SolverSpec, dims: Mapping[str, tuple[int, int]]):
         self.spec, self.dims = spec, dict(dims)
         every = [pair for one in spec.fields for pair in zip(one.dims, one.shape, strict=True)]
-        self._lengths = {dim: length for dim, length in every if dim in dims}
+        self.lengths = {dim: length for dim, length in every if dim in dims}
         for dim, (whole, before) in self.dims.items():
-            if dim not in self._lengths:
+            if dim not in self.lengths:
                 raise ConfigError(f"trimtab_block in the adapter of {spec.solver} divides the dimension {dim!r}, which no field "
                                   f"has: name one of trimtab_field ({', '.join(dict.fromkeys(name for name, _ in every))}).")
-            if before < 0 or before + self._lengths[dim] > whole:
+            if before < 0 or before + self.lengths[dim] > whole:
                 raise ConfigError(f"trimtab_block in the adapter of {spec.solver} says that {before} of {whole} points {dim!r} "
-                                  f"lie before this block of {self._lengths[dim]}: give the points in all, and those that lie "
+                                  f"lie before this block of {self.lengths[dim]}: give the points in all, and those that lie "
                                   "before this rank's.")
         slots = tuple(dataclasses.replace(slot, inputs=tuple(self._whole(one) for one in slot.inputs),
                                           outputs=tuple(self._whole(one) for one in slot.outputs)) for slot in spec.slots)
@@ -70,10 +71,10 @@ class Division:
     def _halo(self, field: Field, dim: str, length: int) -> int:
         if dim not in self.dims:
             return 0
-        more = length - self._lengths[dim]
+        more = length - self.lengths[dim]
         if more < 0 or more % 2:
             raise ConfigError(f"{field.name} in the adapter of {self.spec.solver} has {length} points along {dim!r}, of which "
-                              f"the block has {self._lengths[dim]}: give it with a halo of one width on both sides, or without, "
+                              f"the block has {self.lengths[dim]}: give it with a halo of one width on both sides, or without, "
                               "or name another dimension.")
         return more // 2
 

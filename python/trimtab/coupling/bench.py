@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import trimtab
 from trimtab.config import Experiment
 from trimtab.errors import ConfigError
+from trimtab.joined import local_spec, open_joined
 from trimtab.slot_correction import slot_sizes
 from trimtab.state import SolverSpec
 
@@ -57,19 +58,25 @@ class Bench:
 
     Args:
         experiment: whose [solver] is opened, in this process and as it is.
+        comm: communicator of the ranks that share the code, all of which do the same on their benches; None for this one alone.
+
+    Attributes:
+        solver, spec: the code, and what it says of the (undivided) state.
+        own, local: what is of it on this rank, and its spec.
 
     Raises:
         ConfigError: what the code or its adapter refuse; or a solver without an adapter.
     """
 
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, comm: Any = None):
+        self.experiment, self._comm = experiment, comm
         options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
         if "library" not in options:
             raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no "
                               "library.")
-        self.solver: Any = trimtab.open_solver(experiment.solver.name, isolation="none", **options)
+        self.solver: Any = open_joined(trimtab.open_solver, comm, experiment.solver.name, isolation="none", **options)
         self.spec: SolverSpec = self.solver.spec
+        self.own, self.local = self.solver if comm is None else self.solver.inner, local_spec(self.solver)
         self.stride = experiment.training.stride
 
     @cached_property
@@ -83,12 +90,42 @@ class Bench:
     @property
     def slow(self) -> bool:
         """Whether a step takes so long that the checks make do with fewer."""
-        return self.state is not None and self._step_seconds > SLOW
+        return self.state is not None and self.agreed(self._step_seconds) > SLOW
+
+    def agreed(self, number: float) -> float:
+        """The first rank's number: what ranks do next must not depend on how fast each was."""
+        return number if self._comm is None else float(self._comm.bcast(number, root=0))
+
+    def given(self, outputs: np.ndarray | None) -> Given:
+        """A correction that returns (M',) outputs of the undivided slots, or zeros."""
+        if outputs is None or self._comm is None:
+            return Given(self.local, outputs)
+        parts, first = [], 0
+        for slot, whole in zip(self.local.slots, self.spec.slots, strict=True):
+            for one, undivided in zip(slot.outputs, whole.outputs, strict=True):
+                parts.append(outputs[first : first + undivided.size][self.own.division.within(one)[1]])
+                first += undivided.size
+        return Given(self.local, np.concatenate(parts))
+
+    def restored(self, state: np.ndarray) -> np.ndarray:
+        """(N,) a state that was stored and is looked at again at once."""
+        with self.own.surroundings.entered():
+            self.own.library.set_state(np.ascontiguousarray(state if self._comm is None else state[self.own.block]))
+        return self.onward(0)
+
+    def onward(self, steps: int) -> np.ndarray:
+        """(N,) the state after so many more steps, from wherever the code is."""
+        state = np.empty(self.local.size)
+        with self.own.surroundings.entered():
+            if steps:
+                self.own.library.advance(steps)
+            self.own.library.get_state(state)
+        return state if self._comm is None else np.asarray(self.solver.undivided(state[None])[0])
 
     def run(self, state: np.ndarray, steps: int, *, stride: int = 1, outputs: np.ndarray | None = None,
             noop: bool = False) -> np.ndarray:
         """States (steps + 1, N) of a run; the slot is empty, or returns `outputs`, or zeros."""
-        correction = Given(self.spec, outputs) if outputs is not None or noop else None
+        correction = self.given(outputs) if outputs is not None or noop else None
         return np.asarray(self.solver.advance(state.reshape(1, -1), steps, stride=stride, correction=correction).states[:, 0])
 
     def differing(self, one: np.ndarray, other: np.ndarray) -> list[str]:

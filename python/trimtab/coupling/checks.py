@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trimtab.checkpoint import build_correction
-from trimtab.coupling.bench import Bench, Given
+from trimtab.coupling.bench import Bench
 from trimtab.coupling.finding import Finding
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
@@ -52,8 +52,8 @@ def check_description(bench: Bench) -> list[Finding]:
 
 def check_files(bench: Bench) -> list[Finding]:
     """What it leaves in its scratch folder, and what stays open."""
-    surroundings = bench.solver.surroundings
-    given = {"trimtab.log", bench.solver.library.private.name, *surroundings.copied}
+    surroundings = bench.own.surroundings
+    given = {"trimtab.log", bench.own.library.private.name, *surroundings.copied}
     made = sorted(str(one.relative_to(surroundings.folder)) for one in surroundings.folder.rglob("*") if one.name not in given)
     folder = Path("/proc/self/fd")
     own = {str(one) for one in surroundings.descriptors}
@@ -92,7 +92,7 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
     bench.solver.weight = SlotWeight(bench.spec, weight)
     training, stride = bench.experiment.training, bench.stride
     window = min(training.window, 3 if bench.slow else 10)
-    correction = _network(bench, window)
+    correction = scaled_network(bench, window)
     start = np.repeat(bench.state, 2, axis=0)
     start[1] = bench.run(bench.state, 1, stride=4)[1]
     with torch.no_grad():
@@ -132,7 +132,7 @@ def check_memory(bench: Bench) -> list[Finding]:
     bench.run(bench.state, 8)
     before, steps = _resident(), 0
     began = time.perf_counter()
-    while steps < 8 * ROUNDS and time.perf_counter() - began < 5 * BUDGET:
+    while steps < 8 * ROUNDS and bench.agreed(time.perf_counter() - began) < 5 * BUDGET:
         bench.run(bench.state, 8, noop=bool(bench.spec.slots))
         steps += 8
     grown = _resident() - before
@@ -143,12 +143,12 @@ def check_memory(bench: Bench) -> list[Finding]:
     return [Finding("memory", "ok", f"steady over {steps} steps")]
 
 
-def check_cost(bench: Bench) -> list[Finding]:
-    """Time of a step: slot empty, filled with zeros, with the network."""
+def check_cost(bench: Bench, network: AnyCorrection | None = None) -> list[Finding]:
+    """Time of a step: slot empty, filled with zeros, with the network, which is made where none is given."""
     solver, start = bench.solver, bench.state
 
     def once(steps: int, correction: object) -> float:
-        return _seconds(lambda: solver.advance(start, 1, stride=steps, correction=correction, on_blow_up="mark"))
+        return bench.agreed(_seconds(lambda: solver.advance(start, 1, stride=steps, correction=correction, on_blow_up="mark")))
 
     steps = 1
     while once(steps, None) < 0.02 and steps < 4096:
@@ -160,9 +160,8 @@ def check_cost(bench: Bench) -> list[Finding]:
     empty = step(None)
     found = f"a step {_time(empty)}"
     if bench.spec.slots:
-        correction = _network(bench, 1)
-        nothing, network = step(Given(bench.spec)), step(correction)
-        found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(network)} with the network"
+        nothing, filled = step(bench.given(None)), step(network or scaled_network(bench, 1))
+        found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(filled)} with the network"
     recorded = _seconds(lambda: solver.advance(start, steps, on_blow_up="mark")) / steps * 1e6
     return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded - empty))} more")]
 
@@ -173,14 +172,22 @@ def check_stop(bench: Bench) -> list[Finding]:
         return []
     sizes = np.concatenate([np.full(one.size, 1e6 * (np.abs(bench.state).max() or 1.0) / bench.spec.dt)
                             for slot in bench.spec.slots for one in slot.outputs])
-    window = bench.solver.advance(bench.state, 60, stride=1, correction=Given(bench.spec, sizes), on_blow_up="mark")
+    window = bench.solver.advance(bench.state, 60, stride=1, correction=bench.given(sizes), on_blow_up="mark")
     step = int(window.failed_step[0])
     said = f"a blow-up is seen at step {step}" if step else "a push of a million times its size does not blow it up in 60 steps"
     return [Finding("blow-up", "ok", f"{said}; the code does not stop the process")]
 
 
-def _network(bench: Bench, window: int) -> AnyCorrection:
-    """The experiment's network in float64 with random last weights, scaled to move each field by `PUSH` over a window."""
+def scaled_network(bench: Bench, window: int) -> AnyCorrection:
+    """The experiment's network in float64 with random last weights, scaled to move each field by `PUSH` over a window.
+
+    Args:
+        bench: of a code on this rank alone.
+        window: outer steps.
+
+    Returns:
+        Its correction.
+    """
     torch.manual_seed(0)
     correction = build_correction(bench.experiment, bench.spec).double()
     with torch.no_grad():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.weight import write_weight
@@ -48,25 +50,32 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     path = find_toml(source)
     experiment = load_experiment(path)
     findings: list[Finding] = []
+    with in_folder(path):
+        library = Path(experiment.solver.options.get("library", ""))
+        shared = bool(library.is_file() and mpi_libraries(library))
+    if shared:
+        findings.append(Finding("ranks", "ok", "the code calls MPI, and is looked at here on one rank", "on several, with blocks and "
+                                "halos: mpirun -n 2 trimtab couple check"))
     remaining, weight = list(CHECKS), dict(experiment.solver.options.get("weight", {}))
-    with tempfile.TemporaryDirectory(prefix="trimtab-check-") as scratch:
+    # What the code started may still clear up after it in there.
+    with tempfile.TemporaryDirectory(prefix="trimtab-check-", ignore_cleanup_errors=True) as scratch:
         while remaining:
             begun, done, answer, ending = _run(path, remaining, weight, Path(scratch), tell)
             findings += done
             if "weight" in answer:
-                findings += _compare(path, weight, answer["weight"], write)
+                findings += compare_weight(path, weight, answer["weight"], write)
                 weight = answer["weight"]
             if begun == "open" and ending is None:
                 break
             if ending is None:
                 remaining = []
             else:
-                findings.append(_ended(experiment, begun, ending, _last_words(Path(scratch))))
+                findings.append(_ended(experiment, begun, ending, _last_words(Path(scratch)), shared))
                 if begun == "open":
                     break
                 remaining = remaining[remaining.index(begun) + 1 :]
-            shutil.rmtree(scratch)
-            Path(scratch).mkdir()
+            shutil.rmtree(scratch, ignore_errors=True)
+            Path(scratch).mkdir(exist_ok=True)
     if any(one.check == "restart" and one.state == "bad" for one in findings):
         findings = [Finding(one.check, "note", "cannot be told while a restart differs", "see restart")
                     if one.check == "empty slot" and one.state == "bad" else one for one in findings]
@@ -94,6 +103,17 @@ def find_toml(source: str | Path) -> Path:
         raise ConfigError(f"{path} holds {len(found)} TOML files{': ' if found else ''}{', '.join(one.name for one in found)}; "
                           "name one.")
     return found[0]
+
+
+@contextlib.contextmanager
+def in_folder(path: Path) -> Iterator[None]:
+    """In the folder of a TOML, from where its names of files count."""
+    before = os.getcwd()
+    os.chdir(path.resolve().parent)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -155,8 +175,17 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], scratch: Path,
     return begun, found, answer, None if finished and code == 0 else f"ended the process with {_exit(code)}"
 
 
-def _compare(path: Path, believed: dict[str, Any], measured: dict[str, Any], write: bool) -> list[Finding]:
-    """What the TOML believes against what was measured."""
+def compare_weight(path: Path, believed: dict[str, Any], measured: dict[str, Any], write: bool) -> list[Finding]:
+    """What the TOML believes against what was measured.
+
+    Args:
+        path: the TOML.
+        believed, measured: [solver] weight.
+        write: put the measured one into the TOML.
+
+    Returns:
+        One finding.
+    """
     if measured == believed:
         return [Finding("weight in TOML", "ok", "as measured" if measured else "none is needed: every output moves its field "
                                                                                "by c h")]
@@ -167,11 +196,14 @@ def _compare(path: Path, believed: dict[str, Any], measured: dict[str, Any], wri
     return [Finding("weight in TOML", "ok", f"was {said}: {'written' if measured else 'taken out of'} {path.name}")]
 
 
-def _ended(experiment: Experiment, name: str, ending: str, words: str) -> Finding:
+def _ended(experiment: Experiment, name: str, ending: str, words: str, shared: bool) -> Finding:
     isolated = experiment.solver.options.get("isolation", "process") != "none"
     said = f"the code {ending}{words}"
     if name != "blow-up":
         return Finding(name, "bad", said, "the code must survive this check: see what it printed")
+    if shared:
+        return Finding(name, "note", f"at a blow-up {said}", "a code on several ranks runs in them, so that this ends a training, "
+                       "whose last checkpoint is whole; let the code return there if it can, and the window is dropped")
     return Finding(name, "ok" if isolated else "note", f"at a blow-up {said}", "" if isolated else
                    "take isolation = \"none\" out of [solver]: a process of its own keeps a training alive through that")
 

@@ -36,7 +36,7 @@ def check_restart(bench: Bench) -> list[Finding]:
 
 def _explain(bench: Bench, middle: np.ndarray, n: int, wrong: list[str]) -> Finding:
     """Where the halves part, and which static variables were not put back."""
-    back = _after_restore(bench, middle)
+    back = bench.differing(bench.restored(middle), middle)
     if back:
         return Finding("restart", "bad", f"a state that is stored and looked at again at once differs in {', '.join(back)}",
                        "trimtab_set_state must put back what trimtab_get_state returns; look for a halo or a derived array there")
@@ -53,39 +53,22 @@ def _explain(bench: Bench, middle: np.ndarray, n: int, wrong: list[str]) -> Find
                    "it cannot be reached, [solver] isolation = \"fork\" starts every rollout alike")
 
 
-def _after_restore(bench: Bench, state: np.ndarray) -> list[str]:
-    again = np.empty_like(state)
-    with bench.solver.surroundings.entered():
-        bench.solver.library.set_state(np.ascontiguousarray(state))
-        bench.solver.library.get_state(again)
-    return bench.differing(again, state)
-
-
 def _not_put_back(bench: Bench, middle: np.ndarray, n: int) -> list[str]:
     """Static variables that differ when the same state was reached by a run and by a restart, and the next steps differ."""
     found: list[str] = []
     for dirt in (n + 1, n + 2, 1):
         bench.run(bench.state, 1, stride=n)
         before = static_memory(bench)
-        onward = _onward(bench, n)
+        onward = bench.onward(n)
         bench.run(bench.state, 1, stride=dirt)
-        _after_restore(bench, middle)
+        bench.restored(middle)
         after = static_memory(bench)
-        described = bench.solver.library.spans()
+        described = bench.own.library.spans()
         several = [_differences(name, address, memory, after[name][1], described) for name, (address, memory) in before.items()]
         found = [one for one in several if one]
-        if bench.differing(_onward(bench, n), onward):
+        if bench.differing(bench.onward(n), onward):
             break
     return found
-
-
-def _onward(bench: Bench, n: int) -> np.ndarray:
-    """The state after n more steps, from wherever the code is."""
-    state = np.empty(bench.spec.size)
-    with bench.solver.surroundings.entered():
-        bench.solver.library.advance(n)
-        bench.solver.library.get_state(state)
-    return state
 
 
 def _differences(name: str, address: int, one: bytes, other: bytes, described: list[tuple[int, int]]) -> str:
@@ -106,7 +89,7 @@ def _differences(name: str, address: int, one: bytes, other: bytes, described: l
 
 def static_memory(bench: Bench) -> dict[str, tuple[int, bytes]]:
     """Address and bytes of every writable static variable of the library by the linker's name; empty without `nm`."""
-    library = bench.solver.library
+    library = bench.own.library
     nm = shutil.which("nm")
     if nm is None:
         return {}

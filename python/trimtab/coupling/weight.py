@@ -25,9 +25,9 @@ RELATIVE = {"real32": 1e-3, "real64": 1e-6}  # size of the push, of the field's
 def check_weight(bench: Bench) -> tuple[list[Finding], dict[str, Any]]:
     """Push each output, look at every field; the findings, and [solver] weight ({} when it is what is believed anyway)."""
     findings, steady, step = [], {}, {}
-    before = bench.solver.library.calls()
+    before = bench.own.library.calls()
     bench.run(bench.state, 1, noop=True)
-    calls = bench.solver.library.calls() - before
+    calls = bench.own.library.calls() - before
     if calls == 0:
         return [Finding("weight", "bad", "one step calls the slot not once", "call the correction where every step passes")], {}
     position = 0
