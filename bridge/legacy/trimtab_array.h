@@ -3,6 +3,7 @@
  * only for trimtab_slot.c. */
 #ifndef TRIMTAB_ARRAY_H
 #define TRIMTAB_ARRAY_H
+#define _DEFAULT_SOURCE /* on_exit, dprintf */
 #include "trimtab_slot.h"
 #include <ISO_Fortran_binding.h>
 #include <math.h>
@@ -39,8 +40,8 @@ typedef struct {
 
 /* All that changes, in the heap and at one address: an image of the static memory of the code, put back, leaves it alone. */
 typedef struct {
-    int64_t status, handshake, communicator;
-    char sentence[1024], clock_units[WORD];
+    int64_t status, handshake, communicator, terminal; /* where to speak if the code ends the process; -1 while it does not run */
+    char sentence[1024], clock_units[WORD], log[4096];
     double clock_dt;
     int n_fields, n_slots, n_options, n_blocks;
     bool described, recording, refreshing, communicator_given, communicator_asked;
@@ -56,6 +57,7 @@ __attribute__((constructor)) static void make_table(void)
 {
     if (!T) T = calloc(1, sizeof *T);
     if (!T) abort();
+    T->terminal = -1;
 }
 
 /* Keep the first failure. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Named slots, and the fields of a code as it describes them; see trimtab_slot.h and trimtab.f90. */
 #include "trimtab_block.h"
+#include "trimtab_stop.h"
 #include <math.h>
 
 /* ---- description */

@@ -39,6 +39,8 @@ void trimtab_slot_option(const char *name, const char *value);
 void trimtab_slot_communicator(int64_t communicator);
 /* Asked after each step: anything but 0 ends the rollout. */
 void trimtab_slot_go_on(int (*ask)(void));
+/* The code runs from here on (until -1): if it ends the process, a sentence with the last words of its log goes to the descriptor. */
+void trimtab_slot_entered(int64_t descriptor, const char *log);
 /* The next trimtab_set_state(n, 1 ... n) checks what arrives instead of storing it. */
 void trimtab_slot_handshake(int64_t n);
 /* Calls of a slot ("" for all) since the program began. */

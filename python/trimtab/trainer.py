@@ -257,6 +257,8 @@ class Trainer:
         if shared and not (experiment.correction.input_mean or hasattr(self.solver, "undivided")):
             raise ConfigError(f"parallel.domain = {self.world.blocks} with a solver of yours needs a normalisation given in "
                               "[correction], the same for all blocks.")
+        if shared and hasattr(self.solver, "surroundings"):  # it may end the job, with a word that would be missed otherwise
+            log.info("the code prints on each rank into a trimtab.log of its own, here %s", self.solver.surroundings.log)
         checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
         if experiment.training.start_from and experiment.offline.steps:
             raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")

@@ -69,6 +69,7 @@ class Library:
         self._option = self._procedure("trimtab_slot_option", ctypes.c_char_p, ctypes.c_char_p)
         self._handshake = self._procedure("trimtab_slot_handshake", _LONG)
         self._clear = self._procedure("trimtab_slot_clear")
+        surroundings.on_entry = self._procedure("trimtab_slot_entered", _LONG, ctypes.c_char_p)
         if communicator is not None:
             self._procedure("trimtab_slot_communicator", _LONG)(communicator)
         self._procedure("trimtab_slot_go_on", _POINTER)(ctypes.cast(ctypes.pythonapi.PyErr_CheckSignals, _POINTER))

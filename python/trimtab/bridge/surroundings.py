@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Surroundings:
         folder: the scratch folder, gone when this object is.
         log: what the code printed.
         copied: names of the files in it that were given.
+        on_entry: told the descriptor of the standard error before and the log's path when the code begins to run, and (-1, None)
+            when it does not run any more.
 
     Raises:
         ConfigError: a file that is not there, not in the list, or no namelist.
@@ -40,6 +42,7 @@ class Surroundings:
     def __init__(self, name: str, files: Sequence[str], stdin: str, namelist: Mapping[str, Any], *,
                  alone: bool = False):
         self._alone = alone
+        self.on_entry: Callable[[int, bytes | None], Any] | None = None
         self.folder = Path.cwd() if alone else Path(tempfile.mkdtemp(prefix=f"trimtab-{name}-"))
         self._finalizer = weakref.finalize(self, _remove, None if alone else self.folder)
         self.log = self.folder / "trimtab.log"
@@ -84,8 +87,12 @@ class Surroundings:
         try:
             for number, opened in enumerate((self._stdin, self._log, self._log)):
                 os.dup2(opened, number)
+            if self.on_entry is not None:
+                self.on_entry(kept[2], bytes(self.log))
             yield
         finally:
+            if self.on_entry is not None:
+                self.on_entry(-1, None)
             sys.stdout.flush()
             sys.stderr.flush()
             for number, one in enumerate(kept):

@@ -160,7 +160,7 @@ def check_cost(bench: Bench, network: AnyCorrection | None = None) -> list[Findi
     empty = step(None)
     found = f"a step {_time(empty)}"
     if bench.spec.slots:
-        nothing, filled = step(bench.given(None)), step(network or scaled_network(bench, 1))
+        nothing, filled = step(bench.given(None)), step(network or scaled_network(bench, steps))
         found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(filled)} with the network"
     recorded = _seconds(lambda: solver.advance(start, steps, on_blow_up="mark")) / steps * 1e6
     return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded - empty))} more")]

@@ -54,8 +54,8 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
         library = Path(experiment.solver.options.get("library", ""))
         shared = bool(library.is_file() and mpi_libraries(library))
     if shared:
-        findings.append(Finding("ranks", "ok", "the code calls MPI, and is looked at here on one rank", "on several, with blocks and "
-                                "halos: mpirun -n 2 trimtab couple check"))
+        findings.append(Finding("ranks", "ok", "the code calls MPI, and is looked at here on one rank",
+                                "on several, with blocks and halos: mpirun -n 2 trimtab couple check"))
     remaining, weight = list(CHECKS), dict(experiment.solver.options.get("weight", {}))
     # What the code started may still clear up after it in there.
     with tempfile.TemporaryDirectory(prefix="trimtab-check-", ignore_cleanup_errors=True) as scratch:
@@ -202,8 +202,8 @@ def _ended(experiment: Experiment, name: str, ending: str, words: str, shared: b
     if name != "blow-up":
         return Finding(name, "bad", said, "the code must survive this check: see what it printed")
     if shared:
-        return Finding(name, "note", f"at a blow-up {said}", "a code on several ranks runs in them, so that this ends a training, "
-                       "whose last checkpoint is whole; let the code return there if it can, and the window is dropped")
+        return Finding(name, "note", f"at a blow-up {said}", "a code that calls MPI runs in the ranks, so that this ends a "
+                       "training, whose last checkpoint is whole; let it return there if it can, and the window is dropped")
     return Finding(name, "ok" if isolated else "note", f"at a blow-up {said}", "" if isolated else
                    "take isolation = \"none\" out of [solver]: a process of its own keeps a training alive through that")
 
