@@ -37,7 +37,8 @@ MAIN = {"  use blocks_step, only": "  use trimtab_production, only: trimtab_load
         "  call setup()\n": "  call setup()\n  call trimtab_load_correction('blocks', ' ', status, message)\n"
                             "  if (status /= 0) print *, message\n"}
 SHORT = ("training.epochs=1", "training.rate_end=0.5", "training.steps_per_epoch=4", "training.microbatch=1",
-         "training.window=2", "reference.snapshots=12", "score.leads=[1,2]", "score.long_steps=8", "score.starts=1", "parallel.timeout=60")
+         "training.window=2", "reference.snapshots=12", "score.leads=[1,2]", "score.long_steps=8", "score.starts=1",
+         "parallel.timeout=60")
 TRAIN = """
 import sys
 from trimtab.config import load_experiment
@@ -216,7 +217,7 @@ def program(place: Path) -> None:
 def test_isolation_is_none_or_refused(place):
     assert mpi_libraries("libblocks.so")
     for isolation in ("process", "fork"):
-        with pytest.raises(ConfigError, match='linked with MPI.* must be "none"'):
+        with pytest.raises(ConfigError, match=r'linked with MPI.* must be "none"'):
             trimtab.open_solver("blocks", library="libblocks.so", files=["blocks.nml"], isolation=isolation)
     with pytest.raises(ConfigError, match="linked with no MPI library, and 2 ranks"):
         trimtab.open_solver("slot", library=str(installed("libtrimtab_correction")), comm=Two())

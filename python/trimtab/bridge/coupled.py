@@ -108,16 +108,16 @@ class CoupledSolver(SlotViews):
         self._comm = comm if comm is not None and comm.size > 1 else None
         blocks = {one["dim"]: (one["whole"], one["before"]) for one in described.get("blocks", [])}
         self.division = Division(self.spec, blocks)
-        check_blocks(self.division, [self.division.places] if self._comm is None else self._comm.allgather(self.division.places))
         self.whole = self.division.whole if blocks else self.spec
         self.block: np.ndarray | None = self.division.places if blocks else None
         remedy = "set the code's communicator with trimtab_communicator, and use that one everywhere in place of MPI_COMM_WORLD"
         if self._comm is None and self.whole.size != self.spec.size:
             raise ConfigError(f"{self.spec.solver} is to be on one rank, and holds {self.spec.size} of {self.whole.size} numbers "
                               f"there: {remedy}.")
-        if self._comm is not None and self._comm.size < get_world().size and not described["communicator"]:
+        if self._comm is not None and self._comm.size < get_world().size and not described.get("communicator"):
             raise ConfigError(f"{self._comm.size} of {get_world().size} ranks share {self.spec.solver}, and its adapter does not "
                               f"ask which: {remedy}.")
+        check_blocks(self.division, [self.division.places] if self._comm is None else self._comm.allgather(self.division.places))
 
     def undivided(self, seen: np.ndarray, tendencies: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
         """What the slots see and should return, of all blocks and without halos: the same numbers for any number of ranks.
