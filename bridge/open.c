@@ -20,6 +20,7 @@ extern int64_t trimtab_slot_fill(const char *name, trimtab_slot_function functio
 extern int64_t trimtab_slot_status(char *text, int64_t length) __attribute__((weak));
 extern int64_t trimtab_slot_description(char *text, int64_t length) __attribute__((weak));
 extern void trimtab_slot_when_ready(const char *name, void (*ready)(const char *name)) __attribute__((weak));
+extern void trimtab_slot_explain(const char *name, const char *(*explain)(void *context)) __attribute__((weak));
 extern void trimtab_slot_refuse(const char *sentence) __attribute__((weak));
 
 /* What embed.c offers. */
@@ -146,6 +147,8 @@ static int32_t fill_slot(const char *slot, const char *path, const char *descrip
     if (trimtab_open_correction("", path, slot, description, &function, &context, &bytes, message, length))
         return 1;
     if (!trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes)) {
+        if (trimtab_slot_explain)
+            trimtab_slot_explain(slot, all->explain);
         all->slot = strdup(slot);
         all->path = strdup(path);
         return 0;
@@ -168,10 +171,12 @@ static void fit_block(const char *slot)
         return free(text);
     trimtab_slot_description(text, length + 1);
     if (!strstr(text, "\"blocks\": []")) {
-        if (fill_slot(slot, before->path, text, message, sizeof message))
+        if (fill_slot(slot, before->path, text, message, sizeof message)) {
             trimtab_slot_refuse(message);
-        else
+            fprintf(stderr, "trimtab: %s; the run goes on without the correction\n", message);
+        } else {
             trimtab_close_correction(before->context);
+        }
     }
     free(text);
 }

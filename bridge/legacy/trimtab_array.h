@@ -30,6 +30,7 @@ typedef struct {
     trimtab_function function;
     void *context, *inputs;
     void (*ready)(const char *);
+    const char *(*explain)(void *);
     double *seen;
     bool recorded;
     int64_t bytes, room, n, m, given, calls; /* n, m: length of the inputs and of the outputs */

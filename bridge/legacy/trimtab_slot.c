@@ -253,6 +253,7 @@ int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *con
             T->slots[i].function = function;
             T->slots[i].context = context;
             T->slots[i].bytes = bytes;
+            T->slots[i].explain = NULL;
         }
     return T->status;
 }
@@ -267,6 +268,12 @@ void trimtab_slot_when_ready(const char *name, void (*ready)(const char *))
 {
     slot_t *slot = find(name);
     if (slot) slot->ready = ready;
+}
+
+void trimtab_slot_explain(const char *name, const char *(*explain)(void *))
+{
+    slot_t *slot = find(name);
+    if (slot) slot->explain = explain;
 }
 
 int64_t trimtab_slot_calls(const char *name)
@@ -364,7 +371,10 @@ void trimtab_f_ask(void)
     }
     slot->calls++;
     slot->answer = slot->function(slot->context, slot->inputs, slot->n, 1, T->clock_dt);
-    if (!slot->answer) fail(TRIMTAB_CORRECTION_FAILED, "the correction in the slot %s failed or never ran", slot->name);
+    if (slot->answer) return;
+    const char *why = slot->explain ? slot->explain(slot->context) : "";
+    fail(TRIMTAB_CORRECTION_FAILED, "the correction in the slot %s failed%s%s", slot->name, *why ? ": " : " or never ran", why);
+    if (!T->go_on) fprintf(stderr, "trimtab: %s; the run goes on without it\n", T->sentence);  /* nobody else asks for the status */
 }
 
 void trimtab_f_add(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *factor)

@@ -21,6 +21,8 @@ typedef void *(*trimtab_function)(void *context, void *inputs, int64_t n, int64_
 int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *context, int64_t bytes);
 /* Called once with the slot's name, at the code's first look at a slot that is filled, when its arrays exist. */
 void trimtab_slot_when_ready(const char *name, void (*ready)(const char *name));
+/* Who says why a call of what fills a slot failed, in a program that drives itself. */
+void trimtab_slot_explain(const char *name, const char *(*explain)(void *context));
 /* Empty a slot ("" for every slot). */
 void trimtab_slot_empty(const char *name);
 /* The failure kept, 0 for none, and its sentence. */
