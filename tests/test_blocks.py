@@ -220,6 +220,16 @@ def program(place: Path) -> None:
                    cwd=place, check=True, timeout=LIMIT)
 
 
+def test_ranks_that_hang_together_in_a_code_end():
+    """The code holds Python's lock, as one does that waits in MPI, and what it prints goes elsewhere."""
+    script = ("import ctypes, os; from trimtab.parallel import World; world = World(); world.blocks, world.limit = 2, 0.1\n"
+              "with world.computing():\n"
+              "    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)\n"
+              "    ctypes.PyDLL(None).sleep(60)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 1 and done.stderr.startswith("Timeout") and "line 4 in <module>" in done.stderr
+
+
 def test_isolation_is_none_or_refused(place):
     assert mpi_libraries("libblocks.so")
     for isolation in ("process", "fork"):

@@ -90,7 +90,8 @@ class Crew:
         gradients, found = [], np.zeros((int(np.bincount(teams).max()), 3))
         for row, number in enumerate(mine):
             self._seed(phase, epoch, step, int(number))
-            found[row] = self._backward(phase, pieces[number], epoch)
+            with world.computing():
+                found[row] = self._backward(phase, pieces[number], epoch)
             if not alone:
                 gradients.append(self._flat())
         self._seed(phase, epoch, step, len(pieces))  # so that what a checkpoint keeps does not depend on who did what
@@ -131,7 +132,8 @@ class Crew:
             number = first + world.team
             if number < len(parts):
                 self._seed(phase, VALIDATION, 0, number)
-                loss, lost = phase.judge(parts[number])
+                with world.computing():
+                    loss, lost = phase.judge(parts[number])
                 row[:] = loss * self.share, len(parts[number]) - lost, lost
             table = self._meet(np.concatenate([[time.perf_counter() - began], row]))
             self._set_limit(table[:, 0].max())

@@ -11,6 +11,8 @@ wait sleep; one that waits too long finds out who is missing, says it, and ends 
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import functools
 import math
 import os
@@ -19,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Any
@@ -36,6 +38,7 @@ _SPIN, _SLEEP, _SLOW = 2e-4, 1e-2, 0.5  # seconds of waiting without sleep, long
 _GRACE = 1.0       # seconds in which rank 0 may say first what happens to all ranks alike
 _ROLL_CALL = 2.0   # seconds to answer in
 _QUESTION, _ANSWER = 1, 2
+_HANGS = 3.0       # times the limit, after which ranks that share a solver hang in it together
 _OWNER = "TRIMTAB_RANK_PROCESS"
 
 
@@ -56,6 +59,23 @@ def launched() -> tuple[int, int]:
 def started_by_a_rank() -> bool:
     """Whether this process is none that mpirun or srun started, but was started by one."""
     return os.environ.get(_OWNER, str(os.getpid())) != str(os.getpid())
+
+
+@contextlib.contextmanager
+def ended_if_it_hangs(seconds: float) -> Iterator[None]:
+    """End this process, with a traceback and exit code 1, if what is done within takes longer.
+
+    A code that waits for another rank in MPI holds Python's lock: no thread of ours could notice, say or end anything.
+    """
+    if seconds > threading.TIMEOUT_MAX:
+        yield
+        return
+    with os.fdopen(os.dup(2), "w") as terminal:  # what a code prints on standard error meanwhile goes elsewhere
+        faulthandler.dump_traceback_later(seconds, exit=True, file=terminal)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class World:
@@ -138,6 +158,10 @@ class World:
 
     def wait(self, limit: float = math.inf) -> None:
         """Until every rank is here, asleep, and for as long as it takes, or that many seconds."""
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """While this rank computes; a solver that several ranks share must not hang in all of them, see `ended_if_it_hangs`."""
+        return contextlib.nullcontext() if self.blocks == 1 else ended_if_it_hangs(_HANGS * self.limit)
 
     def fail(self, text: str, code: int) -> int:
         """Say why this rank cannot go on, and end the job.

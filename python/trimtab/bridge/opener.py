@@ -76,7 +76,7 @@ def open_code(name: str, *, library: str, isolation: str = "", snapshot: str = "
         "stdin": str(Path(stdin).absolute()) if stdin else "",
         "namelist": dict(namelist or {}),
     }
-    speaks_mpi = Path(library).is_file() and mpi_libraries(library)
+    speaks_mpi = bool(mpi_libraries(library)) if Path(library).is_file() else comm is not None
     isolation = isolation or ("none" if speaks_mpi else "process")
     if speaks_mpi and isolation != "none":
         raise ConfigError(f"{library} is linked with MPI, and a code that talks to other ranks runs in them: solver.isolation = "
