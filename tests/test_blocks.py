@@ -56,7 +56,8 @@ def heat(self, number):
     return kept(self, number)
 Crew._hand_out = heat
 """
-COMMANDS = "import sys; from trimtab.__main__ import main; sys.exit(main(sys.argv[1:4]) or main(sys.argv[4:]))"
+COMMANDS = ("import sys; from trimtab.__main__ import main; "
+            "sys.exit(main(sys.argv[1:4]) or main(sys.argv[4:7]) != 1 or main(sys.argv[7:]))")
 needs_mpi = pytest.mark.skipif(not (shutil.which("mpirun") and shutil.which("mpif90")), reason="no mpirun or no mpif90 here")
 pytestmark = needs_mpi
 
@@ -174,7 +175,11 @@ def test_a_stop_ends_the_process_with_a_sentence(tmp_path):
 
 
 def test_the_doctor_then_python_and_fortran_on_two_ranks(place, one):
-    """`couple check`; then `trimtab run` on one rank and on two, and the code's own program: the same bits."""
+    """`couple check`, also of a network that makes a ring of each block; then `trimtab run` and the code's own program on two
+    ranks: the same bits as here on one."""
+    text = (place / "blocks_network.py").read_text()
+    (place / "ring_network.py").write_text(changed(text, {"x[:, :, :-2]": "t.roll(1, 2)", "x[:, :, 2:]": "t.roll(-1, 2)"}))
+    (place / "ring.toml").write_text(changed((place / "blocks.toml").read_text(), {"blocks_network": "ring_network"}))
     solver = trimtab.open_solver("blocks", library="libblocks.so", files=["blocks.nml"])
     start, correction = solver.initial_state(), load_correction(one / "best.pt", solver.spec)
     end = solver.advance(start, 2, stride=20, correction=correction).states[-1]
@@ -185,11 +190,13 @@ def test_the_doctor_then_python_and_fortran_on_two_ranks(place, one):
             file.createDimension(name, length)
         file.createVariable("t", "f8", ("y", "x"))[:] = start.reshape(25, 32)
     forecast = ("run", one, "--steps", 40, "--every", 20, "--start", "start.nc", "--out", "two.nc")
-    code, output = mpirun(2, place, sys.executable, "-c", COMMANDS, "couple", "check", ".", *forecast)
+    checks = ("couple", "check", "blocks.toml", "couple", "check", "ring.toml")
+    code, output = mpirun(2, place, sys.executable, "-c", COMMANDS, *checks, *forecast)
     said = re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m", "", output))
     assert code == 0 and "two.nc: 3 records" in said, output
     with netCDF4.Dataset("two.nc") as file:
         assert file["t"][-1].data.tobytes() == end.tobytes()
+    assert "network bad 8 steps differ" in said and said.count("0 bad") == said.count("1 bad") == 1, said
     for expected in ("2 ranks: 13 y from 0; 12 y from 13", "t[25, 32] real64", "n = 1, 3, 8, 33", "to the last bit", "0 bad"):
         assert expected in said, said
     if installed("libtrimtab_embed") is None:
