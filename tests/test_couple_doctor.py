@@ -4,6 +4,7 @@ fields of one number each. A sound code is not called bad, and one that ends is 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from pathlib import Path
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from trimtab.bridge.templates import lay_down
+from trimtab.config import parse_experiment
+from trimtab.coupling import bench, checks
 from trimtab.coupling.doctor import check_coupling
 from trimtab.coupling.finding import Finding
+from trimtab.coupling.restart import check_restart
 
 CODE = """
 module three
@@ -127,3 +131,34 @@ def test_fields_of_one_number_are_all_green(three):
     found = check(three)
     assert set(states(found).values()) == {"ok"}, found
     assert "x real64, y real64, z real64" in found["description"][0].found
+
+
+def test_a_last_step_is_seen_and_the_checks_go_on_before_it(three):
+    found = check(three, last=40, talk=100)
+    assert states(found) == dict.fromkeys(found, "ok") | {"restart": "ok, note", "files, size": "note"}
+    assert "n = 1, 3 (1 hidden fields); runs of more than 8 steps were left out" in found["restart"][0].found
+    assert "a run of 66 steps from a restored state, the slot empty" in found["restart"][1].found
+    assert "THREE: NORMAL END" in found["restart"][1].found and "describe its counter" in found["restart"][1].remedy
+    assert "prints 20 lines" in found["files"][0].found and "1.14 GB in a million steps" in found["files, size"][0].found
+
+
+def test_a_counter_that_nobody_restores_is_bad(three):
+    found = check(three, last=3000, described=0)
+    (ended,) = found["cost"]
+    assert states(found) == dict.fromkeys(found, "ok") | {"cost": "bad"}
+    assert re.search(r"steps after the code was opened.*THREE: NORMAL END", ended.found) and "trimtab_hidden" in ended.remedy
+
+
+def test_slow_steps_bound_the_runs(three, monkeypatch):
+    monkeypatch.chdir(three)
+    monkeypatch.syspath_prepend(str(three))
+    monkeypatch.setattr(bench, "A_RUN", 0.2)
+    monkeypatch.setattr(checks, "A_CHECK", 1e-3)
+    text = (three / "three.toml").read_text().replace('library = "./libthree.so"', 'library = "./libthree.so"\nnap = 20000')
+    with contextlib.closing(bench.Bench(parse_experiment(text, "three"))) as slow:
+        assert 2 <= slow.most <= 10
+        (restart,) = check_restart(slow)
+        assert restart.state == "ok" and "left out, as a step takes 0.0" in restart.found and ", 8" not in restart.found
+        assert all(one.found.startswith("left out") for one in checks.check_gradient(slow, {}))
+        (cost,) = checks.check_cost(slow)
+        assert cost.state == "ok" and re.match(r"a step 2\d(\.\d)? ms with an empty slot", cost.found)

@@ -53,15 +53,16 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     path = find_toml(source)
     experiment = load_experiment(path)
     findings: list[Finding] = []
-    remaining, weight = list(CHECKS), dict(experiment.solver.options.get("weight", {}))
+    remaining, weight, longest = list(CHECKS), dict(experiment.solver.options.get("weight", {})), 0
     with tempfile.TemporaryDirectory(prefix="trimtab-check-") as scratch:
         while remaining:
-            seen = _run(path, remaining, weight, 0, Path(scratch), tell)
+            seen = _run(path, remaining, weight, longest, Path(scratch), tell)
             findings += seen.findings
-            if seen.ending and seen.begun not in ("open", "blow-up"):  # perhaps it does not last so long, and is sound before
+            if seen.ending and not longest and seen.begun not in ("open", "blow-up"):  # perhaps it is sound before
                 short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, Path(scratch), tell)
                 findings += short.findings
-                findings.append(_lasted(seen) if short.ending is None else _ended(experiment, short))
+                findings.append(_ended(experiment, short) if short.ending else _lasted(seen))
+                longest = 0 if short.ending else FEW
                 seen.answer |= short.answer
             elif seen.ending:
                 findings.append(_ended(experiment, seen))
