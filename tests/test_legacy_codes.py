@@ -4,7 +4,9 @@ few lines, the doctor all green, a missing term found online, and its own progra
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,13 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import trimtab
 from trimtab.bridge.compiled import installed
 from trimtab.bridge.templates import lay_down
 from trimtab.checkpoint import load_correction
-from trimtab.config import load_experiment
+from trimtab.config import load_experiment, parse_experiment
+from trimtab.coupling.bench import Bench
+from trimtab.coupling.cold import check_cold
 from trimtab.coupling.doctor import check_coupling
+from trimtab.reference import make_reference
 
 ROOT = Path(__file__).parent.parent
 STEPS = 40  # of the production run
@@ -222,3 +228,23 @@ def test_its_own_program_is_the_python_driven_run(trained, tmp_path, monkeypatch
     with_network, alone = (one[solver.spec.visible] for one in runs)
     solver.close()
     assert np.array_equal(found, with_network) and np.array_equal(original, alone) and not np.array_equal(found, alone)
+
+
+@pytest.mark.parametrize("coupled", [SHALLOW], indirect=True, ids=["shallow77"])
+def test_a_cold_start_is_measured(coupled, monkeypatch):
+    """Leapfrog begins with a step of Euler when its counter is 0; with another counter the same levels are a step of 2 dt."""
+    code, folder = coupled
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    text = Path("swe.toml").read_text()
+    off = {}
+    for counter in (0, 4):
+        hidden = f'[reference]\nhidden = {{u_old = "u", v_old = "v", h_old = "h", eddy = 0, kstep = {counter}}}'
+        changes = ["solver.isolation=none", "reference.snapshots=3"]
+        experiment = parse_experiment(text.replace("[reference]", hidden), "cold", changes)
+        with contextlib.closing(Bench(experiment)) as bench:
+            (found,) = check_cold(bench)
+        off[counter] = [float(one) for one in re.findall(r"([\d.e-]+) of what it moves", found.found)]
+    assert off[0][0] < 0.3 and off[0][1] < 0.05 and off[4][0] > 0.8 and off[4][1] > 5 * off[0][1]
+    with opened(code, folder, monkeypatch) as solver, xr.open_dataset(make_reference(experiment, solver.spec)) as file:
+        assert set(file.data_vars) == {"u", "v", "h"}

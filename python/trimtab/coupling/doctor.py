@@ -27,7 +27,7 @@ from trimtab.coupling.finding import Finding
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
-CHECKS = ("description", "files", "empty slot", "restart", "weight", "gradient", "memory", "cost", "blow-up")
+CHECKS = ("description", "files", "empty slot", "restart", "cold start", "weight", "gradient", "memory", "cost", "blow-up")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150

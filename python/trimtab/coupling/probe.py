@@ -14,6 +14,7 @@ from typing import Any
 from trimtab.config import load_experiment
 from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
+from trimtab.coupling.cold import check_cold
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight
@@ -24,6 +25,7 @@ PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
     "files": checks.check_files,
     "empty slot": checks.check_empty_slot,
     "restart": check_restart,
+    "cold start": check_cold,
     "memory": checks.check_memory,
     "cost": checks.check_cost,
     "blow-up": checks.check_stop,
