@@ -99,10 +99,16 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
         training: whose window and stride count.
 
     Raises:
+        ConfigError: the solver is the truth.
         InputError: an input or all labels do not vary.
     """
     labels = Labels(solver, targets.windows("training", targets.gap, training.window), training.stride, keep=False)
-    correction.fit_normalisation(*labels.get(labels.windows.spread(SAMPLE)))
+    seen, missing = labels.get(labels.windows.spread(SAMPLE))
+    if not missing.any():
+        raise ConfigError("The solver makes the truth's steps bit for bit, so that there is nothing to learn: change in "
+                          "[reference] solver what the truth has, or in [solver] what the solver lacks (a value that the code's "
+                          "own namelist sets holds for both).")
+    correction.fit_normalisation(seen, missing)
 
 
 class Offline(Phase):

@@ -28,6 +28,7 @@ from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
 from trimtab.files import only_writer, replacing
 from trimtab.parallel import World
+from trimtab.reference_file import known_fields
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
 from trimtab.state import SolverSpec
 
@@ -87,7 +88,7 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
         seed=reference.seed,
         filter=reference.filter,
         filter_width=reference.filter_width,
-        shapes={one.name: one.shape for one in spec.fields},
+        shapes={one.name: one.shape for one in known_fields(spec, reference.hidden).fields},
     )
     if not outside:
         whole_steps(recipe.interval, truth["dt"], "reference.interval (or the outer step)")
@@ -155,7 +156,7 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
                     progress(done / recipe.runs, f"reference: run {run + 1} of {recipe.runs}")
         world.wait()
         if world.rank == 0:
-            _write(path, recipe, spec, parts)
+            _write(path, recipe, known_fields(spec, experiment.reference.hidden), parts)
             shutil.rmtree(parts)
         world.wait()
     return path

@@ -85,6 +85,9 @@ class ReferenceConfig:
 
     Args:
         file: a netCDF or Zarr of the solver's fields with dimensions (run, time, ...); empty to make it.
+        hidden: hidden field -> what stands for it, where the truth does not know it: the name of a field of its shape, whose
+            values it takes (an old time level), or a number (a counter, a flag). With these a solver must start cold from
+            visible fields alone; `trimtab couple check` says how well it does.
         solver: what the truth's solver changes of [solver] (resolution, dt, the missing term); with a `name` it stands
             alone, and the truth is read from its fields of the same names.
         interval: time between snapshots; 0 for the outer step h. A divisor or a multiple of h: leads between the
@@ -104,6 +107,7 @@ class ReferenceConfig:
     """
 
     file: str = ""
+    hidden: Options = field(default_factory=dict)
     solver: Options = field(default_factory=dict)
     interval: float = 0.0
     snapshots: int = 600
