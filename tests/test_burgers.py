@@ -233,7 +233,7 @@ def test_a_kernel_for_each_layer(open_solver):
     torch.testing.assert_close(correction(u.roll(5, 1)), correction(u).roll(5, 1))
     reach = torch.autograd.functional.jacobian(lambda one: correction(one[None])[0, 6], u[0]).nonzero().flatten().tolist()
     assert reach == [4, 5, 6, 7, 8]
-    for kernel, sentence in (((5, 4, 1), "must be odd"), ((5, 1), r"kernel = \[5, 1\] must be one number, or one for each of the 3")):
+    for kernel, sentence in (((5, 4, 1), "must be odd"), ((5, 1), r"kernel = \[5, 1\] must be one number, or one for each of")):
         with pytest.raises(ConfigError, match=sentence):
             trimtab.networks.PeriodicCNN((1, 4, 3, 1), kernel=kernel, dimensions=1)
 

@@ -303,7 +303,9 @@ class _Problem:
         nn.utils.vector_to_parameters(parameters.to(self.centre), self.parameters)
         window = self.solver.advance(self.start, self.steps, correction=self.double, stride=self.stride, on_blow_up="mark")
         states = torch.from_numpy(window.states)
-        return float(mean_square(states, self.truth, self.leads, self.components, self.scale)) if alive(states).all() else math.nan
+        if not alive(states).all():
+            return math.nan
+        return float(mean_square(states, self.truth, self.leads, self.components, self.scale))
 
 
 class _Counted:

@@ -10,7 +10,7 @@ the network after a short offline fit: the cosine of each gradient to the true o
 that is at least 0.95, which is cautious: an optimiser can live with less.
 
 - Lorenz 63: MLP 3-32-32-3, h = 0.01, one Lyapunov time is 110 steps. Three components: `ensemble` equals `tangent`.
-- Lorenz 96, two scales, K = 36, J = 10, F = 10: a CNN on the ring, h = 0.02, one Lyapunov time of the slow ring alone is 22 steps.
+- Lorenz 96, two scales, K = 36, J = 10, F = 10: a CNN on the ring, h = 0.02, a Lyapunov time of the slow ring alone is 22 steps.
   `ensemble` is localised on a stencil, 12 forward runs for 36 components: the black-box corner.
 - QG: DNS 64² to 16², h = 0.02, CNN of 16 channels, eddy time some 10 steps. `ensemble` with its default of 20 runs for 256.
 
