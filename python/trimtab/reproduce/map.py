@@ -42,7 +42,7 @@ from trimtab.trainer import Result, Trainer
 TEXT = "where a better gradient buys a better closure: systems x windows x gradients x sparsity, and what gradcheck predicts"
 MINUTES = 25.0
 STOP, GOOD, LEARNT = 1.25, 0.95, 0.5
-VARIANTS = ("static", "ensemble", "tangent", "exact")
+VARIANTS = ("static", "ensemble", "exact")  # tangent, which is exact but for its quadrature, learns what exact learns
 TARGETS = ("every step", "end only")
 
 
@@ -89,7 +89,7 @@ SYSTEMS = {
 def run(out: Path, quick: bool, progress: Progress) -> Table:
     """See `trimtab.reproduce`."""
     systems = {"Lorenz 63": SYSTEMS["Lorenz 63"]} if quick else SYSTEMS
-    variants = VARIANTS[::2] if quick else VARIANTS
+    variants = VARIANTS[:2] if quick else VARIANTS
     windows = {name: (4,) if quick else one.windows for name, one in systems.items()}
     cells = 2 * sum(map(len, windows.values()))
     pieces = Pieces(out, progress, len(systems) + cells * (1 + len(variants)), "map")
@@ -120,7 +120,7 @@ def _cell(pieces: Pieces, name: str, system: System, n: int, targets: str, varia
     checked = pieces.get(f"{label}-gradcheck", {"experiment": described(plain), "ensemble": system.ensemble},
                          partial(_gradcheck, plain, system, n, quick))
     found = {one: pieces.train(f"{label}-{one}", _experiment(system, n, one, targets, quick), _judge)["rmse"] for one in variants}
-    yardstick = found.get("exact", found["tangent"])
+    yardstick = found.get("exact", found["ensemble"])
     penalty = found["static"] / yardstick
     learnt = yardstick <= LEARNT * alone  # else no gradient taught anything in so many steps, and none is better
     return {**found, "penalty": penalty, "found": penalty <= STOP if learnt else None, **checked,
@@ -208,7 +208,7 @@ def _checks(rows: list[dict[str, Any]]) -> tuple[Check, ...]:
         if row["n"] == lorenz[-1]["n"] and row["targets"] == TARGETS[0]:
             checks.append(Check(where, row["penalty"], 3.0, "at least", 0.0, "prototype: static fails at n = 80"))
     for row in rows:
-        if row["targets"] == TARGETS[1] and "ensemble" in row and not row["found"]:
+        if row["targets"] == TARGETS[1] and row["found"] is False:
             checks.append(Check(f"{row['system']}, n = {row['n']}, end only: RMSE of ensemble over no closure",
                                 row["ensemble"] / row["alone"], 0.2, "at most", 0.0,
                                 "black box, sparse targets, long window: the ensemble's corner"))
