@@ -145,7 +145,8 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
     _draw(out / "corner.png", shares, checked)
     notes = [f"{name}: RMSE at lead {one.lead} steps; windows n = m, a target at the end." for name, one in SYSTEMS.items()]
     return Table("corner", TEXT, columns, rows, _checks(shares, checked), ("corner.png",), (
-        *notes, "Valid time in Lyapunov times (Lorenz 63) and time units (Lorenz 96).", "Times were taken on a machine that may have been busy."), quick)
+        *notes, "Valid time in Lyapunov times (Lorenz 63) and time units (Lorenz 96).",
+        "Times were taken on a machine that may have been busy."), quick)
 
 
 def _closures(system: System, gap: int, seed: int) -> tuple[str, ...]:
