@@ -16,11 +16,25 @@ from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
+from trimtab.state import SolverSpec
 from trimtab.targets import Targets, Windows
 
 SCALED = 256  # states that say how large the fields are
 VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
 MICROBATCH_VALUES = 2**11  # numbers of the states from which a microbatch starts, by default
+
+
+def loss_scale(spec: SolverSpec, windows: Windows) -> Tensor | None:
+    """What the loss divides differences by: each field's standard deviation over the training runs, see `loss.field_scale`.
+
+    Args:
+        spec: the solver's.
+        windows: of the training runs.
+
+    Returns:
+        (N,) float64, or None where all fields have one unit.
+    """
+    return field_scale(spec, windows.batch(windows.spread(SCALED), (0,))[0])
 
 
 class Online(Phase):
@@ -47,8 +61,7 @@ class Online(Phase):
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
-        first = self.windows[config.window]
-        self.scale = field_scale(solver.spec, first.batch(first.spread(SCALED), (0,))[0])
+        self.scale = loss_scale(solver.spec, self.windows[config.window])
         self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 

@@ -56,8 +56,8 @@ class CorrectionConfig:
     """[correction]: what the network sees and in which precision.
 
     Args:
-        features: channels given to a network on a grid, of "q", "psi", "u", "v"; the name of its one field for a network on a
-            line; empty for a system without a grid.
+        features: channels given to a network on a grid, of "q", "psi", "u", "v", "strain"; the name of its one field for one
+            on a line; empty for a system without a grid.
         dtype: "float32" or "float64", the network's precision; the solver stays in float64.
         input_mean, input_scale, output_scale: fixed normalisation, one value a channel (or component) or one for all;
             when all three are empty it is fitted to the training data.
