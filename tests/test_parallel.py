@@ -19,9 +19,11 @@ import torch
 from test_training import NETWORK, TEXT, assert_same_run
 from trimtab.__main__ import main
 from trimtab.checkpoint import read_checkpoint
-from trimtab.config import dump_experiment, parse_experiment
+from trimtab.cohort import Cohort
+from trimtab.config import dump_experiment, load_experiment, parse_experiment
 from trimtab.crew import Crew
 from trimtab.errors import ConfigError, OutputError
+from trimtab.gradient import EnsembleEGA, StaticEGA
 from trimtab.online import Online
 from trimtab.parallel import World, get_world, launched
 from trimtab.trainer import Trainer
@@ -64,6 +66,14 @@ rate = 0.01
 timeout = 60
 """
 LIMIT = 240  # seconds that any job may take here, on a busy machine
+
+
+class Pair(Cohort):
+    """Two ranks, of which this is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 2
 
 
 def mpirun(ranks, *command):
@@ -168,6 +178,32 @@ def test_a_sum_does_not_depend_on_who_holds_what():
     assert code == 0, output
 
 
+def test_ranks_that_share_the_members_of_an_ensemble_find_the_bits_of_one():
+    code, output = mpirun(3, SCRIPTS / "members.py")
+    assert code == 0 and "the same bits" in output, output
+
+
+def test_a_training_whose_members_are_shared_ends_with_the_same_bits(place, tmp_path):
+    """Windows x members: one rank alone; 4 ranks, two of which share the members of one microbatch, two those of the other."""
+    changes = ("training.gradient=ensemble", "training.gradient_options={group=1}", "training.epochs=1", "offline.steps=4",
+               "training.steps_per_epoch=3")
+    Trainer(load_experiment(place / "small.toml", changes), tmp_path / "one").fit()
+    code, output = train(place, 4, tmp_path / "four", "whole", 0, 0, *changes, "parallel.members=2")
+    assert code == 0, output
+    one, four = (read_checkpoint(tmp_path / name / "last.pt") for name in ("one", "four"))
+    for key, value in one["correction"].items():
+        assert torch.equal(value, four["correction"][key]), key
+    assert one["progress"]["best_validation"] == four["progress"]["best_validation"]
+    lines = (tmp_path / "four" / "metrics.csv").read_text().splitlines()
+    assert float(dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))["wait"]) > 0
+    with pytest.raises(ConfigError, match=r"parallel.members = 2 does not divide the 1 ranks"):
+        Trainer(load_experiment(place / "small.toml", ("parallel.members=2",)), tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"shares the members of an ensemble, and the gradient 'static' has none"):
+        StaticEGA().join(Pair())
+    with pytest.raises(ConfigError, match=r"given as an mpi4py communicator, not 3"):
+        EnsembleEGA(comm=3)
+
+
 def test_any_number_of_ranks_gives_the_same_bits_also_when_it_changes(place, whole, tmp_path):
     """4 ranks, of which the last is asked to stop; then 2, of which the first is; then 1."""
     for ranks, what, rank, step, code in ((4, "SIGUSR1", 3, 30, 143), (2, "SIGTERM", 0, 25, 143), (1, "nothing", 0, 0, 0)):
@@ -223,6 +259,19 @@ def test_solvers_on_several_ranks_agree_with_one(place, tmp_path):
     assert one["progress"]["best_validation"] == pytest.approx(four["progress"]["best_validation"], rel=1e-10)
     validation = [row[6] for row in one["history"]]
     assert validation[-1] < 0.9 * validation[0]
+
+
+def test_an_ensemble_of_solvers_on_several_ranks_agrees_with_one(place, tmp_path):
+    """Windows x members x domain: 4 ranks share out what one does alone; in K x K products the blocks count, too."""
+    changes = ("training.gradient=ensemble", "training.gradient_options={members=6,group=2}", "training.epochs=1",
+               "training.steps_per_epoch=3")
+    Trainer(load_experiment(place / "ring.toml", changes), tmp_path / "one", open_solver=open_solver).fit()
+    code, output = train(place, 4, tmp_path / "four", "nothing", 0, 0, *changes, "parallel.domain=2", "parallel.members=2",
+                         file="ring.toml")
+    assert code == 0, output
+    one, four = (read_checkpoint(tmp_path / name / "last.pt") for name in ("one", "four"))
+    for key, value in one["correction"].items():
+        torch.testing.assert_close(value, four["correction"][key], rtol=1e-9, atol=1e-13)
 
 
 def test_a_full_disk_gets_one_sentence_and_leaves_the_checkpoint(place, whole, tmp_path):

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.cohort import Cohort
 from trimtab.errors import ConfigError, InputError
 
 # (number of processes, this one's number) as launchers say it: Open MPI; Hydra, Intel MPI, Cray PALS; MVAPICH; a step of srun.
@@ -61,6 +62,9 @@ class World:
         team, teams: which group of `blocks` ranks shares a solver with this one, of how many groups.
         block, blocks: which part of that solver's domain is here, of how many.
         domain: the communicator of the group (mpi4py), to be given to the solver; None when it is this rank alone.
+        members: so many neighbouring teams share the members of each window's ensemble.
+        cohort, holders: the ranks that share the members of this one's windows, and those that hold the other blocks of its
+            states; None where there are no blocks.
         limit: seconds after which a rank that waits for the others in `table` or `sum` gives the job up.
         doing: what this rank is doing, for whoever has to say that it hangs.
     """
@@ -69,24 +73,29 @@ class World:
     team, teams = 0, 1
     block, blocks = 0, 1
     domain: Any = None
+    members = 1
+    holders: Cohort | None = None
 
     def __init__(self) -> None:
         self.limit, self.doing = math.inf, "starting"
+        self.cohort = Cohort()
 
-    def place(self, blocks: int) -> World:
-        """Group the ranks: neighbours share a solver, so that a group lies on one node where it can.
+    def place(self, blocks: int, members: int = 1) -> World:
+        """Group the ranks as windows x members x domain, neighbours together, so that a group lies on one node where it can.
 
         Args:
             blocks: ranks of a solver's domain.
+            members: teams of so many ranks that share the members of an ensemble.
 
         Returns:
             The same ranks, grouped.
 
         Raises:
-            ConfigError: a number of ranks that is no multiple of `blocks`.
+            ConfigError: a number of ranks that is no multiple of both.
         """
-        if self.size % blocks:
-            raise ConfigError(f"parallel.domain = {blocks} does not divide the {self.size} ranks of this job: start a multiple "
+        if self.size % (blocks * members):
+            asked = [f"parallel.{name} = {number}" for name, number in (("domain", blocks), ("members", members)) if number > 1]
+            raise ConfigError(f"{' times '.join(asked)} does not divide the {self.size} ranks of this job: start a multiple "
                               "of it, with mpirun -n.")
         return self
 
@@ -152,25 +161,31 @@ class MPIWorld(World):
     Args:
         mpi: the module mpi4py.MPI.
         communicator: of all ranks.
-        blocks: see `World.place`.
+        blocks, members: see `World.place`.
     """
 
-    def __init__(self, mpi: Any, communicator: Any, blocks: int = 1):
+    def __init__(self, mpi: Any, communicator: Any, blocks: int = 1, members: int = 1):
         super().__init__()
         self._mpi, self._all = mpi, communicator
         self._talk = communicator.Dup()  # questions and answers of ranks that wait
         self.rank, self.size = communicator.rank, communicator.size
         self.blocks, self.teams = blocks, self.size // blocks
         self.team, self.block = divmod(self.rank, blocks)
-        self.domain = communicator.Split(self.team, self.rank) if blocks > 1 else None
+        self.members = members
+        if blocks > 1:
+            self.domain = communicator.Split(self.team, self.rank)
+            self.holders = Cohort(self.domain.Dup(), self._in_time)
+        if members > 1:
+            self.cohort = Cohort(communicator.Split(self.team // members * blocks + self.block, self.rank), self._in_time)
         self._turns = 0  # waits that ended; the watch sees by it whether this rank goes on
         self._waiting = False
         threading.Thread(target=self._watch, daemon=True, name="trimtab-watch").start()
 
-    def place(self, blocks: int) -> World:
+    def place(self, blocks: int, members: int = 1) -> World:
         """See `World.place`."""
-        super().place(blocks)
-        return self if blocks == self.blocks else MPIWorld(self._mpi, self._all, blocks)
+        super().place(blocks, members)
+        same = (blocks, members) == (self.blocks, self.members)
+        return self if same else MPIWorld(self._mpi, self._all, blocks, members)
 
     def placement(self) -> str:
         """See `World.placement`."""
@@ -184,6 +199,9 @@ class MPIWorld(World):
                      if not any({team * self.blocks, team * self.blocks + self.blocks - 1} <= set(ranks)
                                 for ranks in hosts.values())]
             text += f", {len(split)} of them across hosts" if split else ""
+        if self.members > 1:
+            sharing = f"{self.members} of which" if self.teams > self.members else "which"
+            text += f", {'each ' * (self.teams > self.members)}{sharing} share the members of a window"
         return text
 
     def broadcast(self, thing: Any) -> Any:
@@ -230,6 +248,9 @@ class MPIWorld(World):
             time.sleep(_GRACE)
         self._end(text, code)
         return code
+
+    def _in_time(self, request: Any) -> None:
+        self._finish(request, self.limit)
 
     def _finish(self, request: Any, limit: float) -> None:
         """Wait for a message to be complete: at once if it is, else asleep for a twentieth of the time waited so far."""

@@ -73,7 +73,7 @@ class Trainer:
         self.experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
         self.folder = Path(out or Path("runs") / (self.experiment.name or self.experiment.solver.name))
         self.resume, self.progress, self._opener = resume, progress, open_solver
-        self.world = (world or get_world()).place(self.experiment.parallel.domain)
+        self.world = (world or get_world()).place(self.experiment.parallel.domain, self.experiment.parallel.members)
         self._writes = self.world.rank == 0
 
     def fit(self) -> Result:
@@ -257,7 +257,9 @@ class Trainer:
         checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
         if experiment.training.start_from and experiment.offline.steps:
             raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")
-        get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
+        gradient = get_gradient(experiment.training.gradient, **experiment.training.gradient_options)
+        gradient.join(self.world.cohort, self.world.holders)
+        gradient.check(self.solver)
         path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
         h = experiment.training.stride * self.solver.spec.dt
         self.targets = Targets(path, self.whole, experiment.reference, h, experiment.observation,
@@ -304,7 +306,7 @@ class Trainer:
         return Offline(experiment.offline, experiment.training, self.solver, self.correction, self.targets)
 
     def _online(self) -> Online:
-        return Online(self.experiment.training, self.solver, self.correction, self.targets)
+        return Online(self.experiment.training, self.solver, self.correction, self.targets, self.world)
 
     def _turn_online(self) -> None:
         """Keep the best of the offline phase, and begin the online phase from it or from a fresh network."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A training that mpirun starts, in which one thing happens on one rank at one step.
+"""A training that mpirun starts, in which one thing happens on one rank at one step; with "whole", no window is lost.
 
     train.py WHAT RANK STEP FOLDER TOML [CHANGES ...]
 """
@@ -59,7 +59,7 @@ def meddle(what, rank, step):
             if what == "loop":
                 while True:
                     pass
-            if what != "nothing":
+            if what.startswith("SIG"):
                 os.kill(os.getpid(), getattr(signal, what))
         return original(self, number)
 
@@ -70,4 +70,5 @@ if __name__ == "__main__":
     what, rank, step, folder, file, *changes = sys.argv[1:]
     meddle(what, int(rank), int(step))
     experiment = load_experiment(file, changes)
-    sys.exit(Trainer(experiment, folder, resume=True, open_solver=open_solver).fit().exit_code)
+    opener = None if what == "whole" else open_solver
+    sys.exit(Trainer(experiment, folder, resume=True, open_solver=opener).fit().exit_code)

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     world = get_world()
     experiment = load_experiment(options.experiment, options.set)
     check_scores(experiment)
-    runtime, placement = configure_runtime(), world.place(experiment.parallel.domain).placement()
+    world = world.place(experiment.parallel.domain, experiment.parallel.members)
+    runtime, placement = configure_runtime(), world.placement()
     if world.rank == 0:
         print(f"{experiment.name}: {placement}, {runtime}", flush=True)
     with Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch:
