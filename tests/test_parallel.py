@@ -24,9 +24,11 @@ from trimtab.config import dump_experiment, load_experiment, parse_experiment
 from trimtab.crew import Crew
 from trimtab.errors import ConfigError, OutputError
 from trimtab.gradient import EnsembleEGA, StaticEGA
+from trimtab.launch import launched
 from trimtab.online import Online
-from trimtab.parallel import World, get_world, launched
+from trimtab.parallel import get_world
 from trimtab.trainer import Trainer
+from trimtab.world import World
 
 SCRIPTS = Path(__file__).parent / "parallel"
 sys.path.insert(0, str(SCRIPTS))
@@ -240,6 +242,26 @@ def test_a_rank_that_fails_ends_the_job(what, code, sentence, place, whole, tmp_
     if what == "SIGKILL":
         Trainer(place / "small.toml", tmp_path / "run", open_solver=open_solver, resume=True).fit()
         assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("what, ranks, first, doing", [
+    ("reference", "1", "which gives no sign of life at the reference run", "the reference run"),
+    ("reference", "0+1", "trimtab: rank 0 gives no sign of life for", "the reference run"),
+    ("validation", "0", "for rank 0, which hangs or is slow at validation, online", "validation, online"),
+    ("scoring", "0", "for rank 0, which gives no sign of life at the scores of rank 0", ""),
+    ("ensemble", "1", "for rank 1, which gives no sign of life at the ensemble", "the ensemble"),
+])
+def test_a_hang_outside_of_the_steps_ends_the_job(what, ranks, first, doing, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    changes = ("parallel.timeout=4", "training.epochs=1", "training.steps_per_epoch=2", "offline.steps=0")
+    (place / "hasty.toml").write_text(dump_experiment(parse_experiment(TEXT, "test", (*CUT, *changes))))
+    began = time.monotonic()
+    code, output = train(place, 2, tmp_path / "run", f"loop in {what}", ranks, 0, "score.starts=1", file="hasty.toml")
+    assert code == 1 and first in output, output
+    assert ("in endless" in output) == bool(doing), output  # where it is, said by a rank that still can
+    assert time.monotonic() - began < 120
+    if what == "scoring":
+        assert read_checkpoint(tmp_path / "run" / "best.pt")["progress"]["best_epoch"] >= 0
 
 
 def test_a_blow_up_that_is_to_stop_ends_the_job(place, whole, tmp_path):

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import SolverError
-from trimtab.parallel import PATIENCE, World
 from trimtab.phase import Phase
 from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection
+from trimtab.world import PATIENCE, World
 
 TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
 LEAST_LIMIT, STEPS_OF_PATIENCE = 30.0, 20.0  # a rank hangs when it takes longer than the one, and the other, together

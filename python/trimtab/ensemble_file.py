@@ -54,7 +54,8 @@ def write_ensemble(ensemble: Ensemble, out: str | Path, *, overwrite: bool = Fal
     out, world = Path(out), ensemble.world
     rank, size = world.rank, world.size
     parts = out.with_name(f"{out.name}.parts")
-    with contextlib.ExitStack() as stack:
+    progress = world.telling(progress)
+    with world.working("the ensemble"), contextlib.ExitStack() as stack:
         if rank == 0:
             _prepare(ensemble, out, parts, overwrite)
             stack.enter_context(only_writer(parts))
@@ -68,6 +69,7 @@ def write_ensemble(ensemble: Ensemble, out: str | Path, *, overwrite: bool = Fal
                 progress((number + done) / len(mine), f"ensemble: group {number + 1} of {len(mine)}"
                          + (f" of rank {rank}" if size > 1 else ""))
         ensemble.close()
+        world.sign("the ensemble")
         world.wait()
         if rank == 0:
             failed = _merge(ensemble, out, parts, progress)

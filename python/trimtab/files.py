@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trimtab.errors import DataError, OutputError
@@ -64,12 +64,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path, *, wait: bool = False, patience: float = 0.0) -> Iterator[None]:
+def only_writer(folder: Path, *, wait: bool = False, waiting: Callable[[], None] = lambda: None,
+                patience: float = 0.0) -> Iterator[None]:
     """Hold a folder: a second process waits or is refused. The lock ends with the process, however it ends.
 
     Args:
         folder: an existing folder.
         wait: wait for the other process instead of refusing.
+        waiting: called twice a second while it waits.
         patience: seconds to wait before refusing, for a process that has been killed and is about to be gone.
 
     Raises:
@@ -80,10 +82,13 @@ def only_writer(folder: Path, *, wait: bool = False, patience: float = 0.0) -> I
         until = time.monotonic() + patience
         while True:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if time.monotonic() >= until:
+                if wait:
+                    waiting()
+                    time.sleep(0.45)
+                elif time.monotonic() >= until:
                     raise DataError(f"Another process is writing to {folder}; wait for it, or give another folder.") from error
                 time.sleep(0.05)
         yield

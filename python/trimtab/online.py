@@ -12,12 +12,12 @@ from torch import Tensor
 from trimtab.gradient import get_gradient
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
-from trimtab.parallel import World
 from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
+from trimtab.world import World
 
 SCALED = 256  # states that say how large the fields are
 VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from torch import Tensor
 
-from trimtab.parallel import World
+from trimtab.world import World
 
 
 class Phase(ABC):

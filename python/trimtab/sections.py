@@ -290,7 +290,8 @@ class ParallelConfig:
         domain: ranks that share one solver, which gets their communicator as `comm`; 1 for a solver that knows no MPI.
         members: so many ranks (times domain) share the members of each window's ensemble, with gradient = "ensemble"; 1 for
             whole windows a rank.
-        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step.
+        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step, and
+            outside of training for an hour without a sign of life.
     """
 
     domain: int = 1
