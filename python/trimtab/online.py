@@ -18,6 +18,7 @@ from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 from trimtab.targets import Targets, Windows
+from trimtab.world import World
 
 SCALED = 256  # states that say how large the fields are
 VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
@@ -44,19 +45,25 @@ class Online(Phase):
     Args:
         config: [training].
         solver, correction, targets: what is trained, and on what.
+        world: ranks that may share an ensemble's members.
 
     Raises:
-        ConfigError: an unknown gradient, or no target within a window.
+        ConfigError: an unknown gradient, one without members to share, or no target within a window.
         DataError: runs too short for a window.
     """
 
     name = "online"
 
-    def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets):
+    shares_members = True
+
+    def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets,
+                 world: World | None = None):
         self.config, self.solver, self.correction = config, solver, correction
         self.epochs, self.batch, self.seed = config.epochs, config.batch, config.seed
         self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
         self.gradient = get_gradient(config.gradient, **config.gradient_options)
+        if world is not None:
+            self.gradient.join(world.cohort, world.holders)
         lengths = {config.window, *(window for _, window in config.curriculum)}
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}

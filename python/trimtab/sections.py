@@ -292,14 +292,18 @@ class ParallelConfig:
 
     Args:
         domain: ranks that share one solver, which gets their communicator as `comm`; 1 for a solver that knows no MPI.
-        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step.
+        members: so many ranks (times domain) share the members of each window's ensemble, with gradient = "ensemble"; 1 for
+            whole windows a rank.
+        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step, and
+            outside of training for an hour without a sign of life.
     """
 
     domain: int = 1
+    members: int = 1
     timeout: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("parallel", self, 1, "domain")
+        _at_least("parallel", self, 1, "domain", "members")
         _at_least("parallel", self, 0, "timeout")
 
 
