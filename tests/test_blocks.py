@@ -229,7 +229,7 @@ def program(place: Path) -> None:
 
 def test_ranks_that_hang_together_in_a_code_end():
     """The code holds Python's lock, as one does that waits in MPI, and what it prints goes elsewhere."""
-    script = ("import ctypes, os; from trimtab.parallel import World; world = World(); world.blocks, world.limit = 2, 0.1\n"
+    script = ("import ctypes, os; from trimtab.world import World; world = World(); world.blocks, world.limit = 2, 0.1\n"
               "with world.computing():\n"
               "    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)\n"
               "    ctypes.PyDLL(None).sleep(60)")

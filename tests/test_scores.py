@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab import scores
-from trimtab.climate import Climate
+from trimtab.climate import Climate, lively_components
 from trimtab.closures import Smagorinsky, best_smagorinsky
 from trimtab.config import ScoreConfig
 from trimtab.errors import ConfigError, DataError
 from trimtab.evaluation import evaluate, long_run, match_times
 from trimtab.score_table import Column, ScoreTable, combine, read_table
 from trimtab.state import Field, SolverSpec
+from trimtab.window import Window
 
 LENGTH = (2 * np.pi, 2 * np.pi)
 
@@ -259,9 +260,38 @@ def test_evaluation_refuses_runs_shorter_than_the_leads(lorenz: tuple[Any, np.nd
         evaluate(solver, {}, test, ScoreConfig(), interval=0.01, stride=1)
 
 
+def test_figures_show_points_that_vary() -> None:
+    """Of each field the liveliest, never a wall; of a single field three of those that move."""
+    fields = (Field("u", "", "m/s", ("y", "x"), (3, 4)), Field("level", "", "m", ("x",), (4,)), Field("t", "", "1", (), ()))
+    states = np.zeros((50, 17))
+    states[:, 6], states[:, 13] = np.sin(np.arange(50)), 100 + 3 * np.cos(np.arange(50))
+    found = lively_components(SolverSpec("walls", 0.1, 2, fields), states, np.full(17, 2.0))
+    assert found.places.tolist() == [6, 13] and found.labels == ("u(3, 2) (m/s)", "level(2) (m)")
+    assert np.array_equal(found.of(states[1]), 2 * states[1, [6, 13]])
+    line = SolverSpec("line", 0.1, 2, (Field("u", "", "1", ("x",), (6,)),))
+    moving = np.random.default_rng(0).standard_normal((9, 6)) * [0, 1, 1, 1, 1, 0]
+    assert lively_components(line, moving).labels == ("$u_{2}$", "$u_{3}$", "$u_{5}$")
+    assert lively_components(line, 0 * moving).places.tolist() == [0]
+
+
+def test_errors_of_fields_of_several_units_are_in_their_deviations() -> None:
+    class Still:
+        spec = SolverSpec("still", 0.1, 2, (Field("u", "", "m/s", ("x",), (2,)), Field("p", "", "Pa", ("x",), (2,)),
+                                            Field("p_old", "", "Pa", ("x",), (2,), hidden=True)))
+
+        def advance(self, u0, steps, *, correction=None, stride=1, time=0.0, on_blow_up="raise"):
+            return Window(np.repeat(u0[None], steps + 1, 0), np.arange(steps + 1.0), 0.1, np.zeros(len(u0), int))
+
+    test = np.random.default_rng(0).standard_normal((2, 40, 6)) * [1, 1, 1e5, 1e5, 1e5, 1e5] + [0, 0, 1e6, 1e6, 0, 0]
+    found = evaluate(Still(), {"none": None}, test, ScoreConfig(leads=(1, 5), starts=10, long_steps=20), interval=0.1, stride=1)
+    assert [one.unit for one in found.table.columns[:2]] == ["σ", "σ"]
+    assert np.mean(found.table.rows["none"]["rmse_1"]) == pytest.approx(np.sqrt(2), rel=0.15)
+    assert list(found.curves["labels"])[1].startswith("$p_{") and found.curves["truth/trajectory"][:, 1].mean() > 9e5
+
+
 def test_the_truth_has_no_distance_from_itself() -> None:
     states = np.random.default_rng(4).standard_normal((2, 60, 256))
-    climate = Climate(plane(16), ScoreConfig(), states)
+    climate = Climate(plane(16), ScoreConfig(), states, lively_components(plane(16), states))
     judged = climate.judge(states.transpose(1, 0, 2), np.arange(60.0), "online")
     assert judged["stable_until"].tolist() == [59.0, 59.0]
     assert judged["enstrophy_error"].max() < 0.1 and judged["pdf_distance"].max() < 0.02
@@ -294,3 +324,35 @@ def test_table_survives_its_file_and_combines_over_seeds(tmp_path: Any) -> None:
         read_table(tmp_path / "scores.json")
     with pytest.raises(DataError, match="trimtab score"):
         read_table(tmp_path / "none" / "scores.json")
+
+
+class TwoUnits:
+    """Depth in m and temperature in K, both decay; `wrong` is how much faster the temperature does."""
+
+    def __init__(self, wrong: float = 0.0):
+        fields = (Field("h", "depth", "m", ("i",), (3,)), Field("t", "temperature", "K", ("j",), (2,)),
+                  Field("old", "old", "1", ("old_1",), (1,), {}, hidden=True))
+        self.spec = SolverSpec("two", 0.1, 1, fields)
+        self.rates = np.array([1.0, 1.0, 1.0, 1.0 + wrong, 1.0 + wrong, 0.0])
+
+    def advance(self, u0: Any, steps: int, *, stride: int = 1, time: float = 0.0, **_: Any) -> Window:
+        steps_made = stride * 0.1 * np.arange(steps + 1)
+        states = np.asarray(u0) * np.exp(-self.rates * steps_made[:, None, None])
+        return Window(states, time + steps_made, stride * 0.1, np.zeros(len(u0), np.int64))
+
+    def close(self) -> None: ...
+
+
+def test_fields_of_several_units_count_alike_and_have_rows_of_their_own() -> None:
+    """A field in large numbers does not hide the others, and each field's error stands in its own unit."""
+    start = np.array([[[1.0, 2.0, 3.0, 3000.0, 1000.0, 7.0]]])
+    truth = np.concatenate([start * np.append(np.full(5, np.exp(-0.1 * k)), 1.0) for k in range(21)], axis=1)
+    config = ScoreConfig(leads=(1, 5), starts=1, long_steps=5, closures=("none",))
+    result = evaluate(TwoUnits(wrong=0.1), {"none": None}, truth, config, interval=0.1, stride=1)
+    table, units = result.table, {one.key: one.unit for one in result.table.columns}
+    error = np.sqrt(np.mean(np.square(start[0, 0, 3:5] * (np.exp(-0.55) - np.exp(-0.5)))))
+    assert table.mean("none", "field_t_5") == pytest.approx(error) and units["field_t_5"] == "K"
+    assert table.mean("none", "field_h_5") == 0 and units["field_h_1"] == "m" and units["rmse_5"] == "σ"
+    deviation = truth[0, : len(result.curves["lead_times"]), 3:5].std()
+    assert table.mean("none", "rmse_5") == pytest.approx(np.sqrt(2 / 5) * error / deviation)
+    assert "field_old_1" not in units and table.comparison() == ""

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import trimtab
@@ -17,6 +18,7 @@ from trimtab.config import parse_experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, SolverError
 from trimtab.files import only_writer
 from trimtab.filters import coarsen, random_vorticity, refine
+from trimtab.offline import fit_normalisation
 from trimtab.reference import make_reference, recipe_of, reference_path
 from trimtab.reference_run import part_path
 from trimtab.sections import ReferenceConfig
@@ -273,6 +275,14 @@ def test_reference_run_of_an_ode_is_the_solver_itself(made, open_solver):
         assert file.u.dims == ("run", "time", "component") and file.u.long_name and file.u.units == "1"
         assert file.attrs["seed"] == 0 and json.loads(file.attrs["recipe"])["truth"]["name"] == "lorenz63"
         assert "trimtab" in file.attrs["source"]
+
+
+def test_a_solver_that_is_the_truth_has_nothing_to_learn(made, open_solver):
+    experiment, spec = made(LORENZ)
+    solver = open_solver("lorenz63", beta=8 / 3)
+    targets = Targets(make_reference(experiment, spec), spec, experiment.reference, 0.01)
+    with pytest.raises(ConfigError, match="nothing to learn: change in \\[reference\\] solver"):
+        fit_normalisation(trimtab.Correction(torch.nn.Linear(3, 3), spec), solver, targets, experiment.training)
 
 
 def test_reference_run_is_made_once_and_found_by_its_parameters(made):

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from trimtab import scores
-from trimtab.climate import SNAPSHOTS, VALUES, Climate, Curves
+from trimtab.climate import SNAPSHOTS, VALUES, Climate, Curves, lively_components
 from trimtab.config import ScoreConfig
 from trimtab.errors import ConfigError, DataError
+from trimtab.loss import field_scale
 from trimtab.reference import Progress, silent
 from trimtab.score_table import Column, ScoreTable
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 
 FORECAST_TIMES = 15.0  # longest forecast of a system without a grid, in Lyapunov times
+DEVIATIONS = "σ"       # unit of an error over fields of several units
 FORECAST_SHARE = 0.3   # of the time a closure takes, for the progress bar
 
 
@@ -94,12 +96,13 @@ def evaluate(
     meeting = match_times(spec.dt, stride, interval, config.leads)
     starts, truth, times = _forecast_truth(spec, test, config, meeting)
     first = np.stack([np.asarray(test[run, 0], dtype=float) for run in range(len(test))])
-    show = _Shown(spec.visible, test)
+    show = _Shown(spec, test, truth)
     spec, test, truth = spec.shown, show, show(truth)
-    climate = Climate(spec, config, test)
+    climate = Climate(spec, config, test, lively_components(spec, truth, show.scale))
     curves = climate.curves
     curves |= {
-        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(spec.fields[0].units),
+        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(_unit(spec)),
+        "labels": np.array(climate.components.labels),
         "names": np.array([one.name for one in spec.fields]), "closures": np.array(list(closures)),
         "lyapunov_time": np.array(config.lyapunov_time), "threshold": np.array(config.valid_threshold),
     }
@@ -109,6 +112,7 @@ def evaluate(
         part("forecasts", 0.0)
         window = solver.advance(starts, len(truth) - 1, correction=module, stride=meeting.every, on_blow_up="mark")
         rows[closure] = _forecast_scores(show(window.states), truth, config, meeting, climate, closure)
+        rows[closure] |= _field_scores(spec, show(window.states), truth, meeting, config.leads, show.scale)
         states, long_times = long_run(solver, module, first, config.long_steps, stride, partial(part, "long run"))
         rows[closure] |= climate.judge(show(states), long_times, closure)
     for closure in rows.keys() - {"none", "truth"} if "none" in rows else ():
@@ -124,14 +128,20 @@ def evaluate(
 
 
 class _Shown:
-    """Held-out runs and states without what the solver hides; (R, T, N) as any array, and a call for states."""
+    """Held-out runs and states without what the solver hides, fields of several units divided by their deviations over the
+    truth of the forecasts; (R, T, N) as any array, and a call for states."""
 
-    def __init__(self, places: np.ndarray | None, test: Any):
-        self.places, self.test = places, test
-        self.shape = (*test.shape[:2], test.shape[2] if places is None else len(places))
+    def __init__(self, spec: SolverSpec, test: Any, truth: np.ndarray):
+        self.places, self.test = spec.visible, test
+        self.shape = (*test.shape[:2], spec.shown.size)
+        self.scale: np.ndarray | None = None
+        scale = field_scale(spec.shown, self(truth).reshape(-1, spec.shown.size))
+        if scale is not None:
+            self.scale = scale.numpy()
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
-        return states if self.places is None else states[..., self.places]
+        seen = states if self.places is None else states[..., self.places]
+        return seen if self.scale is None else seen / self.scale
 
     def __len__(self) -> int:
         return len(self.test)
@@ -218,13 +228,18 @@ def score_columns(
     Returns:
         The columns.
     """
-    unit, time = spec.fields[0].units, spec.time_units
+    unit, time = _unit(spec), spec.time_units
+    each = ", each field in its standard deviations over the truth" if unit == DEVIATIONS else ""
     step = meeting.time * meeting.leads[0] / config.leads[0]
     columns = [
         Column(f"rmse_{lead}", f"RMSE, lead {lead}", unit, "low",
-               f"Root mean square error of forecasts by lead time, in outer steps of {step:.4g}.")
+               f"Root mean square error of forecasts by lead time, in outer steps of {step:.4g}{each}.")
         for lead in config.leads
     ]
+    if len(spec.fields) > 1:
+        columns += [Column(f"field_{one.name}_{lead}", f"{one.name}, RMSE, lead {lead}", one.units, "low",
+                           f"Root mean square error of {one.name} alone, in its own unit.")
+                    for one in spec.fields for lead in config.leads]
     if scores.is_vorticity(spec):
         kmax = config.max_wavenumber or scores.resolved_wavenumber(spec)
         columns += [Column(f"correlation_{lead}", f"correlation, lead {lead}", "1", "high",
@@ -297,9 +312,27 @@ def _forecast_scores(
         for name, field in (("truth", truth), (closure, states)):
             curves[f"{name}/snapshots"] = field[shown, 0].reshape(-1, *climate.spec.grid)
         return row | {f"correlation_{lead}": correlation[index] for lead, index in leads.items()}
-    curves[f"{closure}/trajectory"], curves["truth/trajectory"] = states[:, 0], truth[:, 0]
+    for name, one in ((closure, states), ("truth", truth)):
+        curves[f"{name}/trajectory"] = climate.components.of(one[:, 0])
     valid = scores.valid_time(error / climate.deviation, times, config.valid_threshold)
     return row | {"valid_time": valid / (config.lyapunov_time or 1.0)}
+
+
+def _field_scores(spec: SolverSpec, states: np.ndarray, truth: np.ndarray, meeting: Meeting, leads: Sequence[int],
+                  scale: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Errors of each field in its own unit, where there are several; `states` and `truth` were divided by `scale`."""
+    row: dict[str, np.ndarray] = {}
+    for lead, index in zip(leads, meeting.leads, strict=True) if len(spec.fields) > 1 else ():
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = (states[index] - truth[index]) * (1.0 if scale is None else scale)
+            row |= {f"field_{name}_{lead}": np.sqrt(np.square(part.reshape(len(part), -1)).mean(axis=1))
+                    for name, part in spec.split(difference).items()}
+    return row
+
+
+def _unit(spec: SolverSpec) -> str:
+    units = {one.units for one in spec.fields}
+    return units.pop() if len(units) == 1 else DEVIATIONS
 
 
 def _tell_part(progress: Progress, number: int, closures: int, closure: str, part: str, share: float) -> None:

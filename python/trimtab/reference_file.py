@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from trimtab.errors import DataError
-from trimtab.state import Field
+from trimtab.errors import ConfigError, DataError
+from trimtab.state import Field, SolverSpec
 
 
 def open_file(path: Path) -> xr.Dataset:
@@ -31,6 +33,54 @@ def open_file(path: Path) -> xr.Dataset:
         raise DataError(f"{path} cannot be opened as {kind}, it may be cut short: {_first_line(error)}") from error
     except ImportError as error:
         raise DataError(f"{path} is a Zarr store, and zarr is not installed: pip install zarr.") from error
+
+
+def known_fields(spec: SolverSpec, hidden: Mapping[str, Any]) -> SolverSpec:
+    """What a truth has to know of a solver: all but the fields that `reference.hidden` speaks of.
+
+    Raises:
+        ConfigError: `reference.hidden` does not fit the solver.
+    """
+    fields = {one.name: one for one in spec.fields}
+    for name, value in hidden.items():
+        if name not in fields or not fields[name].hidden:
+            known = ", ".join(one.name for one in spec.fields if one.hidden)
+            raise ConfigError(f"reference.hidden speaks of {name!r}; the hidden fields of {spec.solver} are {known or 'none'}.")
+        if isinstance(value, str):
+            other = fields.get(value)
+            if other is None or other.shape != fields[name].shape or value in hidden:
+                raise ConfigError(f"reference.hidden has {name} = {value!r}: give a field of the shape {fields[name].shape} that "
+                                  "the truth knows, or a number.")
+        elif not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"reference.hidden has {name} = {value!r}: give the name of a field, or a finite number.")
+    return dataclasses.replace(spec, fields=tuple(one for one in spec.fields if one.name not in hidden))
+
+
+def complete(spec: SolverSpec, hidden: Mapping[str, Any], states: np.ndarray) -> np.ndarray:
+    """States with all fields, (T, N) float64, from those that the truth knows, (T, N'); see `known_fields`."""
+    if not hidden:
+        return states
+    views = known_fields(spec, hidden).split(states)
+    parts = []
+    for one in spec.fields:
+        value = hidden.get(one.name, one.name)
+        parts.append(views[value].reshape(len(states), -1) if isinstance(value, str) else np.full((len(states), one.size), value))
+    return np.concatenate(parts, axis=1, dtype=np.float64)
+
+
+def find_variables(file: xr.Dataset, spec: SolverSpec, hidden: Mapping[str, Any], path: Path) -> list[xr.DataArray]:
+    """The variables of all fields that a truth has to know, see `find_variable` and `known_fields`.
+
+    Raises:
+        ConfigError, DataError: see there; or a hidden field that is neither in the file nor in `reference.hidden`.
+    """
+    fields = known_fields(spec, hidden).fields
+    missing = [one.name for one in fields if one.hidden and one.name not in file]
+    if missing and all(one.name in file for one in fields if not one.hidden):
+        raise DataError(f"{path} has every visible field of {spec.solver} and not its hidden ones, {', '.join(missing)}: say "
+                        "what the code starts with instead, in [reference] hidden = {u_old = \"u\", counter = 0} for instance "
+                        "(names of fields, numbers), or write them into the file.")
+    return [find_variable(file, one, path) for one in fields]
 
 
 def find_variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:

@@ -56,8 +56,8 @@ class CorrectionConfig:
     """[correction]: what the network sees and in which precision.
 
     Args:
-        features: channels given to a network on a grid, of "q", "psi", "u", "v"; the name of its one field for a network on a
-            line; empty for a system without a grid.
+        features: channels given to a network on a grid, of "q", "psi", "u", "v", "strain"; the name of its one field for one
+            on a line; empty for a system without a grid.
         dtype: "float32" or "float64", the network's precision; the solver stays in float64.
         input_mean, input_scale, output_scale: fixed normalisation, one value a channel (or component) or one for all;
             when all three are empty it is fitted to the training data.
@@ -85,6 +85,9 @@ class ReferenceConfig:
 
     Args:
         file: a netCDF or Zarr of the solver's fields with dimensions (run, time, ...); empty to make it.
+        hidden: hidden field -> what stands for it, where the truth does not know it: the name of a field of its shape, whose
+            values it takes (an old time level), or a number (a counter, a flag). With these a solver must start cold from
+            visible fields alone; `trimtab couple check` says how well it does.
         solver: what the truth's solver changes of [solver] (resolution, dt, the missing term); with a `name` it stands
             alone, and the truth is read from its fields of the same names.
         interval: time between snapshots; 0 for the outer step h. A divisor or a multiple of h: leads between the
@@ -104,6 +107,7 @@ class ReferenceConfig:
     """
 
     file: str = ""
+    hidden: Options = field(default_factory=dict)
     solver: Options = field(default_factory=dict)
     interval: float = 0.0
     snapshots: int = 600
@@ -288,14 +292,18 @@ class ParallelConfig:
 
     Args:
         domain: ranks that share one solver, which gets their communicator as `comm`; 1 for a solver that knows no MPI.
-        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step.
+        members: so many ranks (times domain) share the members of each window's ensemble, with gradient = "ensemble"; 1 for
+            whole windows a rank.
+        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step, and
+            outside of training for an hour without a sign of life.
     """
 
     domain: int = 1
+    members: int = 1
     timeout: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("parallel", self, 1, "domain")
+        _at_least("parallel", self, 1, "domain", "members")
         _at_least("parallel", self, 0, "timeout")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trimtab.errors import ConfigError, DataError
 from trimtab.observation import Estimate, observation_of
-from trimtab.reference_file import find_interval, find_variable, match_interval, open_file
+from trimtab.reference_file import complete, find_interval, find_variables, match_interval, open_file
 from trimtab.sections import ObservationConfig, ReferenceConfig
 from trimtab.state import SolverSpec
 
@@ -29,9 +29,9 @@ class Targets:
 
     Args:
         path: netCDF file, or a folder or `.zarr` of Zarr, with one variable a field of the solver and dimensions
-            (run, time, ...); a file without `run` is one run.
+            (run, time, ...), but for those in `reference.hidden`; a file without `run` is one run.
         spec: the solver's.
-        reference: how many runs serve each purpose.
+        reference: how many runs serve each purpose, and what stands for hidden fields.
         h: outer step.
         observation: what training sees of it; None for all.
         in_memory: most bytes to hold.
@@ -61,7 +61,7 @@ class Targets:
         self._estimate: Estimate | None = None
         self._file = open_file(self.path)
         try:
-            self._variables = [find_variable(self._file, field, self.path) for field in spec.fields]
+            self._variables = find_variables(self._file, spec, reference.hidden, self.path)
             runs, snapshots = self._variables[0].shape[:2]
             self.shape = (runs, snapshots, spec.size)
             self.interval = find_interval(self._file, self.path, spec.time_units)
@@ -255,6 +255,7 @@ class Targets:
         except (OSError, RuntimeError) as error:
             raise DataError(f"{self.path} cannot be read to its end, it may be cut short: {error}.") from error
         states = np.concatenate([part.reshape(len(part), -1).astype(np.float64, copy=False) for part in parts], axis=1)
+        states = complete(self.spec, self.reference.hidden, states)
         finite = np.isfinite(states).all(axis=1)
         if not finite.all():
             at = range(self.shape[1])[kept][int(np.argmin(finite))]

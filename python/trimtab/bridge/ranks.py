@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.parallel import World, get_world, launched, started_by_a_rank
+from trimtab.launch import launched, started_by_a_rank
+from trimtab.parallel import get_world
+from trimtab.world import World
 
 _LIBRARIES = re.compile(rb"\0(libmpi[\w+.-]*\.so[.\d]*)(?=\0)")  # libmpi_mpifh.so.40, libmpifort.so.12, libmpi_gnu_123.so.12
 

@@ -52,7 +52,7 @@ def ranks(options: argparse.Namespace) -> Any:
     from trimtab.bridge.ranks import solver_world
     from trimtab.config import load_experiment
     from trimtab.coupling.doctor import find_toml, in_folder
-    from trimtab.parallel import World
+    from trimtab.world import World
 
     if options.part == "init":
         return World()

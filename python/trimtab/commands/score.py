@@ -52,7 +52,7 @@ def ranks(options: argparse.Namespace) -> Any:
     """The ranks that do it together; see `trimtab.commands`."""
     from trimtab.bridge.ranks import solver_world
     from trimtab.checkpoint import load_run
-    from trimtab.parallel import World
+    from trimtab.world import World
 
     experiment = load_run(options.run[0]).experiment
     return World() if options.ensemble else solver_world(experiment.solver.options, experiment.parallel.domain)

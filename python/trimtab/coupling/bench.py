@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +17,15 @@ from trimtab.config import Experiment
 from trimtab.errors import ConfigError
 from trimtab.joined import local_spec, open_joined
 from trimtab.slot_correction import slot_sizes
+from trimtab.solver import OnBlowUp
 from trimtab.state import SolverSpec
+from trimtab.window import Window
 
-SLOW = 0.05   # seconds a step
-DEVELOP = 21  # steps after which a state counts as developed: odd, so that alternating flags stand the other way
+SLOW = 0.05    # seconds a step, above which the checks make do with fewer
+A_RUN = 20.0   # seconds that one run may take, and
+A_CHECK = 300.0  # that the gradient's runs may take
+DEVELOP = 21   # steps after which a state counts as developed: odd, so that alternating flags stand the other way
+FEW = 8        # steps of a run, where the code does not last longer
 HERE = ("isolation", "snapshot", "instances", "timeout", "weight")  # keys of [solver] that a look from inside leaves out
 
 
@@ -59,17 +65,21 @@ class Bench:
     Args:
         experiment: whose [solver] is opened, in this process and as it is.
         comm: communicator of the ranks that share the code, all of which do the same on their benches; None for this one alone.
+        longest: steps that a run may have, where the code ended in a longer one; 0 for as many as the checks want.
+        tell: told which run begins: the code may end the process in it.
 
     Attributes:
         solver, spec: the code, and what it says of the (undivided) state.
         own, local: what is of it on this rank, and its spec.
+        made: steps that the code has made since it was opened.
 
     Raises:
         ConfigError: what the code or its adapter refuse; or a solver without an adapter.
     """
 
-    def __init__(self, experiment: Experiment, comm: Any = None):
-        self.experiment, self._comm = experiment, comm
+    def __init__(self, experiment: Experiment, longest: int = 0, tell: Callable[[str], None] = lambda text: None, *,
+                 comm: Any = None):
+        self.experiment, self.longest, self.tell, self._comm = experiment, longest, tell, comm
         options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
         if "library" not in options:
             raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no "
@@ -77,20 +87,50 @@ class Bench:
         self.solver: Any = open_joined(trimtab.open_solver, comm, experiment.solver.name, isolation="none", **options)
         self.spec: SolverSpec = self.solver.spec
         self.own, self.local = self.solver if comm is None else self.solver.inner, local_spec(self.solver)
-        self.stride = experiment.training.stride
+        self.stride, self.made = experiment.training.stride, 0
 
     @cached_property
     def state(self) -> np.ndarray:
         """(1, N) a developed state."""
-        began = time.perf_counter()
-        state = np.ascontiguousarray(self.solver.advance(self.solver.initial_state(), 1, stride=DEVELOP).states[1])
-        self._step_seconds = (time.perf_counter() - began) / DEVELOP
-        return state
+        return self._developed[0]
+
+    @cached_property
+    def seconds(self) -> float:
+        """What a step takes, about."""
+        return self._developed[1]
+
+    @cached_property
+    def most(self) -> int:
+        """Steps that a run may have; what a check leaves out for it, it says."""
+        affordable = int(max(2, A_RUN / max(1e-9, self.seconds)))
+        return min(self.longest, affordable) if self.longest else affordable
 
     @property
     def slow(self) -> bool:
         """Whether a step takes so long that the checks make do with fewer."""
-        return self.state is not None and self.agreed(self._step_seconds) > SLOW
+        return self.seconds > SLOW
+
+    def why(self) -> str:
+        """Why a run has no more than `most` steps, as a sentence's end."""
+        if self.longest and self.most == self.longest:
+            return f"runs of more than {self.most} steps were left out, as the code ends in them"
+        return f"runs of more than {self.most} steps were left out, as a step takes {self.seconds:.2g} s"
+
+    @cached_property
+    def _developed(self) -> tuple[np.ndarray, float]:
+        """A developed state, and seconds a step."""
+        self._tells(1, "its own start")
+        began = time.perf_counter()
+        state = self.solver.advance(self.solver.initial_state(), 1).states[1]
+        first = self.agreed(time.perf_counter() - began)
+        more = min(DEVELOP, self.longest or DEVELOP, int(A_RUN / first)) - 1
+        more -= more % 2
+        if more > 0:
+            self._tells(more, "the state after its first step")
+            began = time.perf_counter()
+            state = self.solver.advance(state, 1, stride=more).states[1]
+            first = self.agreed((time.perf_counter() - began) / more)
+        return np.ascontiguousarray(state), first
 
     def agreed(self, number: float) -> float:
         """The first rank's number: what ranks do next must not depend on how fast each was."""
@@ -126,7 +166,23 @@ class Bench:
             noop: bool = False) -> np.ndarray:
         """States (steps + 1, N) of a run; the slot is empty, or returns `outputs`, or zeros."""
         correction = self.given(outputs) if outputs is not None or noop else None
-        return np.asarray(self.solver.advance(state.reshape(1, -1), steps, stride=stride, correction=correction).states[:, 0])
+        window = self.advance(state.reshape(1, -1), steps, stride=stride, correction=correction)
+        return np.asarray(window.states[:, 0])
+
+    def advance(self, start: np.ndarray, steps: int, *, stride: int = 1, correction: nn.Module | None = None,
+                on_blow_up: OnBlowUp = "raise") -> Window:
+        """`Solver.advance`, told before it begins."""
+        filling = "empty" if correction is None else "filled with the network"
+        if isinstance(correction, Given):
+            filling = f"filled with {'a constant tendency' if correction.values.any() else 'zeros'}"
+        self._tells(steps * stride * len(start), "a restored state", filling)
+        window: Window = self.solver.advance(start, steps, stride=stride, correction=correction, on_blow_up=on_blow_up)
+        return window
+
+    def _tells(self, steps: int, start: str, filling: str = "empty") -> None:
+        slot = f", the slot {filling}" if self.spec.slots else ""
+        self.tell(f"a run of {steps} step{'s' * (steps > 1)} from {start}{slot}, {self.made} steps after the code was opened")
+        self.made += steps
 
     def differing(self, one: np.ndarray, other: np.ndarray) -> list[str]:
         """Names of the fields in which two states differ in any bit."""

@@ -9,21 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from trimtab.checkpoint import build_correction
-from trimtab.coupling.bench import Bench
+from trimtab.coupling.bench import A_CHECK, Bench
 from trimtab.coupling.finding import Finding
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
 from trimtab.gradient.check import gradcheck
+from trimtab.loss import field_scale
 from trimtab.slot_correction import AnyCorrection
-from trimtab.slot_weight import SlotWeight
+from trimtab.slot_weight import SlotWeight, named_outputs
+from trimtab.state import Field
 
 PUSH = 0.01           # of the fields' size over a window: how far the gradient check's network moves them
 GOOD, FAIR = 0.05, 0.9  # error at one step, cosine over a window
 ROUNDS = 200                   # rollouts
 GROWTH, LITTLE = 64, 2**21     # bytes a step, and in all, above which memory counts as growing
 BUDGET = 1.0          # seconds of a timing
+PIECE = 32            # steps of a timed run: a code that is sound here need not be so for thousands
+TALK = 200            # bytes a step that a code may print and write
+RUNS = 24             # of the gradient check, about
 
 
 def check_description(bench: Bench) -> list[Finding]:
@@ -41,40 +47,45 @@ def check_description(bench: Bench) -> list[Finding]:
                                                                              "trimtab_describe"))
     findings.append(Finding("handshake", "ok", f"{spec.size} numbers of 8 bytes arrive as they were sent"))
     single = [one.name for one in spec.fields if one.dtype == "real32" and not one.hidden]
-    if single:
-        findings.append(Finding("precision", "note", f"real32: {', '.join(single)}", "differences below 1e-7 of a field are "
-                                                                                     "rounding: a loss "
-                                "there is noise, and gradcheck's ± says how much"))
-    else:
-        findings.append(Finding("precision", "ok", "real64"))
+    found = f"real32: {', '.join(single)}; differences below 1e-7 of a field are rounding, see the ± of the gradient"
+    findings.append(Finding("precision", "ok", found if single else "real64"))
     return findings
 
 
 def check_files(bench: Bench) -> list[Finding]:
-    """What it leaves in its scratch folder, and what stays open."""
+    """What its first steps leave in its scratch folder, how much they print, and what stays open."""
     surroundings = bench.own.surroundings
     given = {"trimtab.log", bench.own.library.private.name, *surroundings.copied}
+    before, began = _written(surroundings.folder), bench.made
+    _ = bench.state
+    a_step = (_written(surroundings.folder) - before) / max(1, bench.made - began)
     made = sorted(str(one.relative_to(surroundings.folder)) for one in surroundings.folder.rglob("*") if one.name not in given)
     folder = Path("/proc/self/fd")
     own = {str(one) for one in surroundings.descriptors}
     held = {os.path.basename(os.readlink(one)) for one in folder.iterdir() if one.name not in own and one.exists()} \
         if folder.is_dir() else set()
     opened = sorted(name for name in held if name in {Path(one).name for one in (*made, *surroundings.copied)})
-    lines = len(surroundings.log.read_text(errors="replace").splitlines())
-    found = (f"reads {', '.join(surroundings.copied) or 'nothing given'}; writes {', '.join(made) or 'no file'}; "
-             f"prints {lines} lines")
+    with surroundings.log.open("rb") as log:
+        lines = sum(1 for _ in log)
+    found = (f"in {bench.made} steps it reads {', '.join(surroundings.copied) or 'nothing given'}, writes "
+             f"{', '.join(made) or 'no file'}, prints {lines} lines")
+    findings = [Finding("files", "ok", found)]
     if opened:
-        return [Finding("files", "note", f"{found}; still open: {', '.join(opened)}", "a position in an open file is state "
-                                                                                      "that nobody "
-                        "restores: write only when asked, or see that nothing read later depends on it")]
-    return [Finding("files", "ok", found)]
+        findings = [Finding("files", "note", f"{found}; still open: {', '.join(opened)}",
+                            "a position in an open file is state that nobody restores: write only when asked, or see that "
+                            "nothing read later depends on it")]
+    if a_step > TALK:
+        findings.append(Finding("files, size", "note", f"it prints and writes {_bytes(a_step)} a step, {_bytes(1e6 * a_step)} "
+                                "in a million steps", "a training makes millions: write less often (its namelist or an option)"))
+    return findings
 
 
 def check_empty_slot(bench: Bench) -> list[Finding]:
     """An empty slot and a correction of zeros: the same bits."""
     if not bench.spec.slots:
         return []
-    again, empty, zeros, third = (bench.run(bench.state, 3, stride=3, noop=noop) for noop in (False, False, True, False))
+    steps = min(3, max(1, bench.most // 3))
+    again, empty, zeros, third = (bench.run(bench.state, steps, stride=steps, noop=noop) for noop in (False, False, True, False))
     if bench.differing(again[-1], empty[-1]) or bench.differing(third[-1], empty[-1]):
         return [Finding("empty slot", "note", "two runs with an empty slot differ already", "see restart")]
     wrong = bench.differing(zeros[-1], empty[-1])
@@ -91,23 +102,32 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
         return []
     bench.solver.weight = SlotWeight(bench.spec, weight)
     training, stride = bench.experiment.training, bench.stride
-    window = min(training.window, 3 if bench.slow else 10)
+    window = min(training.window, 3 if bench.slow else 10, max(1, bench.most // stride))
     correction = scaled_network(bench, window)
-    start = np.repeat(bench.state, 2, axis=0)
-    start[1] = bench.run(bench.state, 1, stride=4)[1]
+    start = bench.state
+    if not bench.slow:
+        start = np.repeat(bench.state, 2, axis=0)
+        start[1] = bench.run(bench.state, 1, stride=4)[1]
     with torch.no_grad():
         correction.output_scale.mul_(0.5)
-    truth = bench.solver.advance(start, window, stride=stride, correction=correction).states
+    truth = bench.advance(start, window, stride=stride, correction=correction).states
     with torch.no_grad():
         correction.output_scale.mul_(2.0)
     findings = []
     cases = [("none", 1, "gradient, one step"), (training.gradient, window, f"gradient {training.gradient}, {window} steps")]
     for name, steps, title in cases:
         options = training.gradient_options if name == training.gradient else {}
+        expected = RUNS * len(start) * steps * stride * bench.seconds
+        if expected > A_CHECK:
+            findings.append(Finding(title, "note", f"left out: a step takes {bench.seconds:.2g} s, and this about "
+                                    f"{expected / 60:.0f} minutes", "`trimtab gradcheck` does it, over night"))
+            continue
+        bench.tell(f"runs of {steps * stride} steps, the slot filled with the network, for the {title}")
         try:
             table = gradcheck(bench.solver, correction, start, truth[1:], [steps],
                               gradients=[get_gradient(name, **options)], directions=1 if bench.slow else 2,
-                              stride=stride, leads=list(range(1, window + 1)), seed=0)
+                              stride=stride, leads=list(range(1, window + 1)), seed=0,
+                              scale=field_scale(bench.spec, truth.reshape(-1, bench.spec.size)))
         except TrimtabError as error:
             findings.append(Finding(title, "note", str(error), "see trimtab gradcheck"))
             continue
@@ -129,12 +149,13 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
 
 def check_memory(bench: Bench) -> list[Finding]:
     """Memory after many rollouts over memory after a few."""
-    bench.run(bench.state, 8)
+    piece = min(8, bench.most)
+    bench.run(bench.state, piece)
     before, steps = _resident(), 0
     began = time.perf_counter()
-    while steps < 8 * ROUNDS and bench.agreed(time.perf_counter() - began) < 5 * BUDGET:
-        bench.run(bench.state, 8, noop=bool(bench.spec.slots))
-        steps += 8
+    while steps < piece * ROUNDS and bench.agreed(time.perf_counter() - began) < 5 * BUDGET:
+        bench.run(bench.state, piece, noop=bool(bench.spec.slots))
+        steps += piece
     grown = _resident() - before
     if grown > max(LITTLE, GROWTH * steps):
         return [Finding("memory", "note", f"grows by {grown / steps:,.0f} bytes a step", "something is allocated each step and "
@@ -144,26 +165,30 @@ def check_memory(bench: Bench) -> list[Finding]:
 
 
 def check_cost(bench: Bench, network: AnyCorrection | None = None) -> list[Finding]:
-    """Time of a step: slot empty, filled with zeros, with the network, which is made where none is given."""
-    solver, start = bench.solver, bench.state
+    """Time of a step: slot empty, filled with zeros, with the network, which is made where none is given; runs are short and from
+    one state, which is sound."""
+    steps = max(2, min(PIECE, bench.most, int(BUDGET / bench.seconds)))
 
-    def once(steps: int, correction: object) -> float:
-        return bench.agreed(_seconds(lambda: solver.advance(start, 1, stride=steps, correction=correction, on_blow_up="mark")))
+    def seconds(correction: nn.Module | None, steps: int, stride: int = 1) -> float:
+        """The quickest of several runs."""
+        taken: list[float] = []
+        while not taken or (len(taken) < 200 and sum(taken) < BUDGET / 4):
+            began = time.perf_counter()
+            bench.advance(bench.state, steps, stride=stride, correction=correction)
+            taken.append(bench.agreed(time.perf_counter() - began))
+        return min(taken)
 
-    steps = 1
-    while once(steps, None) < 0.02 and steps < 4096:
-        steps *= 2
-
-    def step(correction: object) -> float:
-        return 1e6 * float(np.median([once(steps, correction) for _ in range(5)])) / steps
+    def step(correction: nn.Module | None) -> float:
+        """Microseconds a step, without what a run costs at its begin and end."""
+        return 1e6 * max(0.0, seconds(correction, 1, steps) - seconds(correction, 1)) / (steps - 1)
 
     empty = step(None)
     found = f"a step {_time(empty)}"
     if bench.spec.slots:
         nothing, filled = step(bench.given(None)), step(network or scaled_network(bench, steps))
         found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(filled)} with the network"
-    recorded = _seconds(lambda: solver.advance(start, steps, on_blow_up="mark")) / steps * 1e6
-    return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded - empty))} more")]
+    recorded = 1e6 * (seconds(None, steps) - seconds(None, 1, steps)) / (steps - 1)
+    return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded))} more")]
 
 
 def check_stop(bench: Bench) -> list[Finding]:
@@ -172,9 +197,11 @@ def check_stop(bench: Bench) -> list[Finding]:
         return []
     sizes = np.concatenate([np.full(one.size, 1e6 * (np.abs(bench.state).max() or 1.0) / bench.spec.dt)
                             for slot in bench.spec.slots for one in slot.outputs])
-    window = bench.solver.advance(bench.state, 60, stride=1, correction=bench.given(sizes), on_blow_up="mark")
+    steps = min(60, bench.most)
+    window = bench.advance(bench.state, steps, correction=bench.given(sizes), on_blow_up="mark")
     step = int(window.failed_step[0])
-    said = f"a blow-up is seen at step {step}" if step else "a push of a million times its size does not blow it up in 60 steps"
+    said = f"a blow-up is seen at step {step}" if step else \
+        f"a push of a million times its size does not blow it up in {steps} steps"
     return [Finding("blow-up", "ok", f"{said}; the code does not stop the process")]
 
 
@@ -197,9 +224,7 @@ def scaled_network(bench: Bench, window: int) -> AnyCorrection:
     seen = bench.solver.slot_view(bench.state, np.zeros((1, bench.spec.size)), bench.stride)[0]
     correction.fit_normalisation(np.concatenate([seen, 0.9 * seen]))
     time_span = window * bench.stride * bench.spec.dt
-    views = bench.spec.split(bench.state)
-    outputs = [one for slot in bench.spec.slots for one in slot.outputs]
-    sizes = [float(np.sqrt(np.mean(np.square(views[one.name])))) or 1.0 if one.name in views else 1.0 for one in outputs]
+    sizes = [_size(bench, name, one) for name, one in named_outputs(bench.spec).items()]
     with torch.no_grad():
         correction.output_scale.copy_(PUSH / time_span * torch.tensor(sizes))
         reply = correction(torch.from_numpy(seen)).split(correction.output_sizes, -1)  # type: ignore[union-attr]
@@ -209,14 +234,36 @@ def scaled_network(bench: Bench, window: int) -> AnyCorrection:
     return correction.eval()
 
 
-def _seconds(call: object) -> float:
-    began = time.perf_counter()
-    call()  # type: ignore[operator]
-    return time.perf_counter() - began
+def _size(bench: Bench, name: str, output: Field) -> float:
+    """The output that, lasting a unit of time, moves what it moves by its own size."""
+    views, response = bench.spec.split(bench.state), bench.solver.weight.response
+    if response is not None and name in response.matrices:
+        shown = bench.state if bench.spec.visible is None else bench.state[:, bench.spec.visible]
+        return _root_mean_square(shown) / (response.size(name) or 1.0)
+    return _root_mean_square(views[output.name]) if output.name in views else 1.0
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) or 1.0
 
 
 def _time(microseconds: float) -> str:
-    return f"{microseconds:.3g} µs" if microseconds < 1000 else f"{microseconds / 1000:.3g} ms"
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if microseconds >= size:
+            return f"{microseconds / size:.3g} {unit}"
+    return f"{microseconds:.3g} µs"
+
+
+def _bytes(number: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f} bytes"
+
+
+def _written(folder: Path) -> int:
+    """Bytes of all files in a folder, the log among them."""
+    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
 
 
 def _resident() -> int:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from rich.text import Text
 
 from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
+from trimtab.coupling.bench import FEW
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
-CHECKS = ("description", "files", "empty slot", "restart", "weight", "gradient", "memory", "cost", "blow-up")
+CHECKS = ("description", "files", "empty slot", "restart", "cold start", "weight", "gradient", "memory", "cost", "blow-up")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150
+WORDS = 4000  # bytes of a log that are looked at
+SURVIVE = ("see what it printed. Has it come to its last step: describe its counter of steps with trimtab_hidden, so that it is "
+           "put back, or set the last step out of reach (a namelist, an option). Has it blown up: a calmer start, a shorter dt")
 
 
 def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[str], None] = lambda name: None) -> list[Finding]:
@@ -56,26 +61,28 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     if shared:
         findings.append(Finding("ranks", "ok", "the code calls MPI, and is looked at here on one rank",
                                 "on several, with blocks and halos: mpirun -n 2 trimtab couple check"))
-    remaining, weight = list(CHECKS), dict(experiment.solver.options.get("weight", {}))
+    remaining, weight, longest = list(CHECKS), dict(experiment.solver.options.get("weight", {})), 0
     # What the code started may still clear up after it in there.
-    with tempfile.TemporaryDirectory(prefix="trimtab-check-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix="trimtab-check-", ignore_cleanup_errors=True) as root:
+        scratch, folder = Path(root) / "scratch", Path() if write else Path(root)
+        scratch.mkdir()
         while remaining:
-            begun, done, answer, ending = _run(path, remaining, weight, Path(scratch), tell)
-            findings += done
-            if "weight" in answer:
-                findings += compare_weight(path, weight, answer["weight"], write)
-                weight = answer["weight"]
-            if begun == "open" and ending is None:
+            seen = _run(path, remaining, weight, longest, scratch, folder, tell)
+            findings += seen.findings
+            if seen.ending and not longest and seen.begun not in ("open", "blow-up"):  # perhaps it is sound before
+                short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
+                findings += short.findings
+                findings.append(_ended(experiment, short, shared) if short.ending else _lasted(seen))
+                longest = 0 if short.ending else FEW
+                seen.answer |= short.answer
+            elif seen.ending:
+                findings.append(_ended(experiment, seen, shared))
+            if "weight" in seen.answer:
+                findings += compare_weight(path, weight, seen.answer["weight"], write)
+                weight = seen.answer["weight"]
+            if seen.begun == "open" or seen.ending is None:
                 break
-            if ending is None:
-                remaining = []
-            else:
-                findings.append(_ended(experiment, begun, ending, _last_words(Path(scratch)), shared))
-                if begun == "open":
-                    break
-                remaining = remaining[remaining.index(begun) + 1 :]
-            shutil.rmtree(scratch, ignore_errors=True)
-            Path(scratch).mkdir(exist_ok=True)
+            remaining = remaining[remaining.index(seen.begun) + 1 :]
     if any(one.check == "restart" and one.state == "bad" for one in findings):
         findings = [Finding(one.check, "note", "cannot be told while a restart differs", "see restart")
                     if one.check == "empty slot" and one.state == "bad" else one for one in findings]
@@ -133,11 +140,32 @@ def print_findings(findings: list[Finding]) -> None:
     console.print(f"{count['ok']} ok, {count['note']} to note, {count['bad']} bad", highlight=False)
 
 
-def _run(path: Path, names: list[str], weight: dict[str, Any], scratch: Path,
-         tell: Callable[[str], None]) -> tuple[str, list[Finding], dict[str, Any], str | None]:
-    """One process: the check begun last, findings, other answers, and how it ended when it should not have."""
+@dataclass
+class _Seen:
+    """What one process told.
+
+    Args:
+        begun: the check begun last.
+        run: the run of the code begun last, in words.
+        findings, answer: of the checks that ended.
+        ending: how it ended when it should not have, and what the code printed last.
+    """
+
+    begun: str = "open"
+    run: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    answer: dict[str, Any] = field(default_factory=dict)
+    ending: str | None = None
+
+
+def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, folder: Path,
+         tell: Callable[[str], None]) -> _Seen:
+    """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(exist_ok=True)
     command = [sys.executable, "-c", "import sys; sys.path.insert(0, ''); from trimtab.coupling.probe import work; work()"]
     environment = {**os.environ, "TMPDIR": str(scratch)}
+    seen, finished = _Seen(), False
     with (scratch / "errors.txt").open("w") as errors, subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
             cwd=path.resolve().parent) as process:
@@ -151,28 +179,31 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], scratch: Path,
         threading.Thread(target=listen, daemon=True).start()
         try:
             assert process.stdin is not None
-            process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight}))
+            process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight, "longest": longest,
+                                            "folder": str(folder)}))
             process.stdin.close()
-            begun, finished, found = "open", False, []
-            answer: dict[str, Any] = {}
-            while True:
-                line = lines.get(timeout=PATIENCE)
-                if line is None:
-                    break
+            while (line := lines.get(timeout=PATIENCE)) is not None:
                 message = json.loads(line)
                 if "begin" in message:
-                    begun, finished = message["begin"], False
-                    tell(begun)
+                    seen.begun, seen.run, finished = message["begin"], "", False
+                    tell(seen.begun)
+                elif "run" in message:
+                    seen.run = message["run"]
                 else:
-                    found += [Finding(**one) for one in message.pop("findings")]
-                    answer |= message
+                    seen.findings += [Finding(**one) for one in message.pop("findings")]
+                    seen.answer |= message
                     finished = True
             code = process.wait()
+            if not finished or code:
+                seen.ending = f"ended the process with {_exit(code)}"
         except queue.Empty:
-            return begun, found, answer, f"did not end within {PATIENCE:g} s"
+            seen.ending = f"did not end within {PATIENCE:g} s"
         finally:
             process.kill()
-    return begun, found, answer, None if finished and code == 0 else f"ended the process with {_exit(code)}"
+    if seen.ending:
+        where = f" in {seen.run}" if seen.run and seen.begun != "blow-up" else ""
+        seen.ending += f"{where}{_last_words(scratch)}"
+    return seen
 
 
 def compare_weight(path: Path, believed: dict[str, Any], measured: dict[str, Any], write: bool) -> list[Finding]:
@@ -196,16 +227,22 @@ def compare_weight(path: Path, believed: dict[str, Any], measured: dict[str, Any
     return [Finding("weight in TOML", "ok", f"was {said}: {'written' if measured else 'taken out of'} {path.name}")]
 
 
-def _ended(experiment: Experiment, name: str, ending: str, words: str, shared: bool) -> Finding:
-    isolated = experiment.solver.options.get("isolation", "process") != "none"
-    said = f"the code {ending}{words}"
-    if name != "blow-up":
-        return Finding(name, "bad", said, "the code must survive this check: see what it printed")
+def _ended(experiment: Experiment, seen: _Seen, shared: bool) -> Finding:
+    said = f"the code {seen.ending}"
+    if seen.begun == "open":
+        return Finding("open", "bad", said, "trimtab_initialise in the adapter must come back: see what the code printed")
+    if seen.begun != "blow-up":
+        return Finding(seen.begun, "bad", said, SURVIVE)
     if shared:
-        return Finding(name, "note", f"at a blow-up {said}", "a code that calls MPI runs in the ranks, so that this ends a "
+        return Finding("blow-up", "note", f"at a blow-up {said}", "a code that calls MPI runs in the ranks, so that this ends a "
                        "training, whose last checkpoint is whole; let it return there if it can, and the window is dropped")
-    return Finding(name, "ok" if isolated else "note", f"at a blow-up {said}", "" if isolated else
+    isolated = experiment.solver.options.get("isolation", "process") != "none"
+    return Finding("blow-up", "ok" if isolated else "note", f"at a blow-up {said}", "" if isolated else
                    "take isolation = \"none\" out of [solver]: a process of its own keeps a training alive through that")
+
+
+def _lasted(seen: _Seen) -> Finding:
+    return Finding(seen.begun, "note", f"the code {seen.ending}; what stands above is from runs of at most {FEW} steps", SURVIVE)
 
 
 def _exit(code: int) -> str:
@@ -214,7 +251,10 @@ def _exit(code: int) -> str:
 
 def _last_words(scratch: Path) -> str:
     for path in (*scratch.rglob("trimtab.log"), scratch / "errors.txt"):
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.is_file() else []
-        if lines:
-            break
-    return f", having printed: {' / '.join(lines[-2:])}" if lines else ""
+        if path.is_file():
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - WORDS))
+                lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return f", having printed: {' / '.join(lines[-2:])}"
+    return ""

@@ -9,22 +9,24 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from trimtab.config import load_experiment
 from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
+from trimtab.coupling.cold import check_cold
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight
 from trimtab.errors import TrimtabError
 
-ORDER = ("description", "files", "empty slot", "restart", "weight", "gradient", "memory", "cost", "blow-up")
 PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
     "description": checks.check_description,
     "files": checks.check_files,
     "empty slot": checks.check_empty_slot,
     "restart": check_restart,
+    "cold start": check_cold,
     "memory": checks.check_memory,
     "cost": checks.check_cost,
     "blow-up": checks.check_stop,
@@ -32,7 +34,8 @@ PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
 
 
 def work() -> None:
-    """Read {"toml", "checks", "weight"} as JSON, answer each check with {"begin"} and {"findings"}, JSON lines."""
+    """Read {"toml", "checks", "weight", "longest"} as JSON, answer each check with {"begin"}, {"run"} at each run of the code,
+    and {"findings"}, JSON lines."""
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not mix with the messages
     task = json.load(sys.stdin)
@@ -42,7 +45,7 @@ def work() -> None:
 
     tell(begin="open")
     try:
-        bench = Bench(load_experiment(task["toml"]))
+        bench = Bench(load_experiment(task["toml"]), task["longest"], lambda text: tell(run=text))
     except TrimtabError as error:
         tell(findings=[asdict(Finding("open", "bad", str(error), "mend that first"))])
         return
@@ -55,7 +58,7 @@ def work() -> None:
         tell(begin=name)
         try:
             if name == "weight":
-                found, weight = check_weight(bench)
+                found, weight = check_weight(bench, Path(task["folder"]))
                 tell(findings=[asdict(one) for one in found], weight=weight)
             elif name == "gradient":
                 tell(findings=[asdict(one) for one in checks.check_gradient(bench, weight or {})])

@@ -15,13 +15,14 @@ from trimtab.checkpoint import build_correction
 from trimtab.config import load_experiment
 from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
+from trimtab.coupling.cold import check_cold
 from trimtab.coupling.doctor import compare_weight, find_toml, in_folder
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight
 from trimtab.errors import ConfigError
-from trimtab.parallel import World
 from trimtab.slot_correction import AnyCorrection
+from trimtab.world import World
 
 STEPS = 8             # of the comparison with one rank
 ROUNDING = 1e-9       # of the fields' size: sums over the ranks may be rounded in another order
@@ -48,16 +49,18 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
     with in_folder(path):
         experiment = load_experiment(path)
         tell("open")
-        bench = Bench(experiment, world.domain)
+        bench = Bench(experiment, comm=world.domain)
         findings = [_blocks(bench, world)]
         for name, check in (("description", checks.check_description), ("files", checks.check_files),
-                            ("empty slot", checks.check_empty_slot), ("restart", check_restart)):
+                            ("empty slot", checks.check_empty_slot), ("restart", check_restart),
+                            ("cold start", check_cold)):
             tell(name)
             findings += check(bench)
         tell("weight")
-        found, weight = check_weight(bench)
+        writes = write and world.rank == 0
+        found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
         believed = dict(experiment.solver.options.get("weight", {}))
-        findings += [*found, *compare_weight(path, believed, weight, write and world.rank == 0)]
+        findings += [*found, *compare_weight(path, believed, weight, writes)]
         tell("one rank")
         correction, compared = _compare(bench, world, weight)
         findings += compared

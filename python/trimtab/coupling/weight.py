@@ -11,44 +11,53 @@ import numpy as np
 
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.finding import Finding
+from trimtab.coupling.response import measure_responses
 from trimtab.files import replacing
 from trimtab.filters import smooth_waves
 from trimtab.slot_weight import named_outputs
 from trimtab.state import Field
 
 SMALLEST = 0.01         # a response below it, in c h, is the flow's own
-EARLY, LATE = 4, 8      # outer steps between which a lasting tendency's drift is measured; even, for leapfrog
+EARLY, LATE = 4, 8      # outer steps between which a lasting tendency's drift is measured, or their halves; even, for leapfrog
 SNAP, SNAP_STEADY = 0.05, 0.15
 RELATIVE = {"real32": 1e-3, "real64": 1e-6}  # size of the push, of the field's
 
 
-def check_weight(bench: Bench) -> tuple[list[Finding], dict[str, Any]]:
-    """Push each output, look at every field; the findings, and [solver] weight ({} when it is what is believed anyway)."""
-    findings, steady, step = [], {}, {}
+def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], dict[str, Any]]:
+    """Push each output, look at every field; the findings, and [solver] weight ({} when it is what is believed anyway).
+
+    A response that takes a matrix is written into `folder`.
+    """
+    findings, steady, step, elsewhere = [], {}, {}, {}
     before = bench.own.library.calls()
     bench.run(bench.state, 1, noop=True)
     calls = bench.own.library.calls() - before
     if calls == 0:
         return [Finding("weight", "bad", "one step calls the slot not once", "call the correction where every step passes")], {}
-    position = 0
+    position, late = 0, LATE if bench.stride * LATE <= bench.most else EARLY
+    free = bench.run(bench.state, late, stride=bench.stride, noop=True)
     for name, output in named_outputs(bench.spec).items():
         part = slice(position, position + output.size)
         position += output.size
         own = next((one for one in bench.spec.fields if one.name == output.name and one.shape == output.shape), None)
         if own is None:
-            findings.append(Finding(f"weight of {name}", "bad", f"there is no field {output.name!r} of shape {output.shape}",
-                                    "an output is the tendency of the field of its name, in its shape: describe that section"))
+            elsewhere[name] = part, output
             continue
-        finding, drift, response = _measure(bench, name, output, own, part, calls)
+        finding, drift, response = _measure(bench, name, output, own, part, calls, free)
         findings.append(finding)
         steady[name], step[name] = drift, response
+    found, factors, responses = measure_responses(bench, elsewhere, position) if elsewhere else ([], {}, None)
     own_names = {name: one.name for name, one in named_outputs(bench.spec).items()}
-    plain = all(steady[one] == 1 and step[one] == {own_names[one]: 1.0} for one in steady)
-    return findings, {} if plain or not steady else {"stride": bench.stride, "steady": steady, "step": step}
+    plain = all(steady[one] == 1 and step[one] == {own_names[one]: 1.0} for one in steady) and responses is None
+    weight: dict[str, Any] = {"stride": bench.stride, "steady": {**steady, **factors}, "step": step}
+    if responses is not None:
+        weight["response"] = str(folder / f"{bench.spec.solver}-response.npz")
+        responses.write(Path(weight["response"]))
+    return [*findings, *found], {} if plain else weight
 
 
-def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice,
-             calls: int) -> tuple[Finding, float, dict[str, float]]:
+def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, calls: int,
+             free: np.ndarray) -> tuple[Finding, float, dict[str, float]]:
     stride, h = bench.stride, bench.stride * bench.spec.dt
     pattern = 1 + 0.5 * smooth_waves(output.shape, np.random.default_rng(0)).clip(-1.5, 1.5)
     values = bench.spec.split(bench.state)[own.name]
@@ -56,13 +65,13 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice,
     push = RELATIVE.get(own.dtype, 1e-6) * size / h
     outputs = np.zeros(sum(one.size for one in named_outputs(bench.spec).values()))
     outputs[part] = push * pattern.ravel()
-    pushed = bench.run(bench.state, LATE, stride=stride, outputs=outputs)
-    free = bench.run(bench.state, LATE, stride=stride, noop=True)
+    late, early = len(free) - 1, (len(free) - 1) // 2
+    pushed = bench.run(bench.state, late, stride=stride, outputs=outputs)
     moved = {one: views / (push * h * pattern) for one, views in bench.spec.split(pushed - free).items()
              if views.shape[1:] == output.shape}
     response = {one: _snapped(float(np.median(view[1])), SNAP) for one, view in moved.items()}
     response = {one: weight for one, weight in response.items() if abs(weight) > SMALLEST or one == own.name}
-    drift = float(np.median(moved[own.name][LATE] - moved[own.name][EARLY])) / (LATE - EARLY)
+    drift = float(np.median(moved[own.name][late] - moved[own.name][early])) / (late - early)
     if set(response) == {own.name} and not any(one.hidden and one.shape == own.shape for one in bench.spec.fields):
         drift = response[own.name]  # one time level: the first step tells, before the flow answers
     drift = _snapped(drift, SNAP_STEADY)
