@@ -268,6 +268,28 @@ def test_blocks_make_one_state():
     check_blocks(first, [first.places, second.places])
 
 
+def test_two_divided_dimensions_and_a_counter():
+    """Four blocks of a plane, a field on the plane, a hidden level of it and a counter that every rank holds."""
+    whole, found = np.arange(5 * 7 * 2 + 1), np.full(5 * 7 * 2 + 1, -1)
+    divisions = []
+    for rows, above in ((3, 0), (2, 3)):
+        for columns, left in ((4, 0), (3, 4)):
+            plane = Field("t", "t", "K", ("y", "x"), (rows, columns))
+            fields = (plane, Field("old", "old", "K", ("y", "x"), (rows, columns), hidden=True),
+                      Field("step", "step", "1", (), (), hidden=True))
+            seen = Field("t", "t", "K", ("y", "x"), (rows + 4, columns + 2))
+            spec = SolverSpec("sea", 0.1, 1, fields, slots=(Slot("s", (seen,), (plane,)),))
+            divisions.append(Division(spec, {"y": (5, above), "x": (7, left)}))
+            t = whole[:35].reshape(5, 7)[above : above + rows, left : left + columns]
+            assert np.array_equal(divisions[-1].places, np.concatenate([t.ravel(), 35 + t.ravel(), [70]]))
+            own, there = divisions[-1].within(seen)
+            inside = np.arange(seen.size).reshape(seen.shape)[2:-2, 1:-1]
+            assert np.array_equal(inside.ravel(), own) and np.array_equal(there, t.ravel())
+            found[divisions[-1].places] = divisions[-1].places
+    assert np.array_equal(found, whole)
+    check_blocks(divisions[0], [one.places for one in divisions])
+
+
 @pytest.mark.parametrize("make, sentence", [
     (lambda: check_blocks(division(3, 0), [division(3, 0).places, division(3, 2).places]), "overlap"),
     (lambda: check_blocks(division(3, 0), [division(3, 0).places, division(1, 4).places]), "leave points out"),
