@@ -22,7 +22,7 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 ROWS = (
     ("errors",),
     ("networks", "state", "sections", "config", "files", "parallel"),
-    ("window", "solver", "correction", "observation", "slot_weight", "torch_stepping"),
+    ("window", "solver", "correction", "observation", "slot_weight", "slot_response", "torch_stepping"),
     ("slot_correction",),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table",
      "isolation", "ensemble_scores"),

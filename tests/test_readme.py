@@ -9,6 +9,8 @@ import re
 import types
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
 import trimtab
@@ -59,6 +61,49 @@ def test_a_python_class_trains_from_a_toml(tmp_path, monkeypatch):
     assert trainer.fit().status == "finished"
     losses = [float(row.split(",")[6]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert losses[-1] < losses[0]
+
+
+SHARED = """
+import numpy as np
+from trimtab.state import Field, SolverSpec
+from trimtab.window import Window
+
+rate = 0.0                                # as a Fortran module keeps it, for everyone in this process
+
+class Shared:
+    def __init__(self, dt=0.1, speed=1.0):
+        global rate
+        rate, self.spec = speed, SolverSpec("shared", dt, 1, (Field("x", "amount", "kg", ("i",), (2,)),))
+
+    def advance(self, u0, steps, *, correction=None, stride=1, time=0.0, on_blow_up="raise"):
+        states = np.stack([u0 * (1 - rate * self.spec.dt) ** (stride * k) for k in range(steps + 1)])
+        h = stride * self.spec.dt
+        return Window(states, time + h * np.arange(steps + 1), h, np.zeros(len(u0), np.int64))
+
+    def close(self): ...
+"""
+
+
+def test_a_class_whose_parameters_live_in_the_process_gets_a_process(tmp_path, monkeypatch):
+    """Two of them in one process are one solver, twice; with isolation each is its own, and what it does not take is refused."""
+    (tmp_path / "shared_code.py").write_text(SHARED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    start = np.ones((1, 2))
+
+    def factors(**options):
+        slow, fast = (trimtab.open_solver("shared_code:Shared", speed=speed, **options) for speed in (1.0, 2.0))
+        try:
+            return [solver.advance(start, 1).states[1, 0, 0] for solver in (slow, fast)]
+        finally:
+            slow.close()
+            fast.close()
+
+    np.testing.assert_allclose(factors(), [0.8, 0.8])
+    np.testing.assert_allclose(factors(isolation="process"), [0.9, 0.8])
+    with pytest.raises(trimtab.errors.ConfigError, match=r"does not take these arguments.*'spede'"):
+        trimtab.open_solver("shared_code:Shared", spede=1.0, isolation="process")
+    with pytest.raises(trimtab.errors.ConfigError, match="only with isolation"):
+        trimtab.open_solver("shared_code:Shared", instances=2)
 
 
 def test_the_face_is_what_it_says_whatever_was_imported_before():

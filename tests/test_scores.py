@@ -274,21 +274,6 @@ def test_figures_show_points_that_vary() -> None:
     assert lively_components(line, 0 * moving).places.tolist() == [0]
 
 
-def test_errors_of_fields_of_several_units_are_in_their_deviations() -> None:
-    class Still:
-        spec = SolverSpec("still", 0.1, 2, (Field("u", "", "m/s", ("x",), (2,)), Field("p", "", "Pa", ("x",), (2,)),
-                                            Field("p_old", "", "Pa", ("x",), (2,), hidden=True)))
-
-        def advance(self, u0, steps, *, correction=None, stride=1, time=0.0, on_blow_up="raise"):
-            return Window(np.repeat(u0[None], steps + 1, 0), np.arange(steps + 1.0), 0.1, np.zeros(len(u0), int))
-
-    test = np.random.default_rng(0).standard_normal((2, 40, 6)) * [1, 1, 1e5, 1e5, 1e5, 1e5] + [0, 0, 1e6, 1e6, 0, 0]
-    found = evaluate(Still(), {"none": None}, test, ScoreConfig(leads=(1, 5), starts=10, long_steps=20), interval=0.1, stride=1)
-    assert [one.unit for one in found.table.columns[:2]] == ["σ", "σ"]
-    assert np.mean(found.table.rows["none"]["rmse_1"]) == pytest.approx(np.sqrt(2), rel=0.15)
-    assert list(found.curves["labels"])[1].startswith("$p_{") and found.curves["truth/trajectory"][:, 1].mean() > 9e5
-
-
 def test_the_truth_has_no_distance_from_itself() -> None:
     states = np.random.default_rng(4).standard_normal((2, 60, 256))
     climate = Climate(plane(16), ScoreConfig(), states, lively_components(plane(16), states))
@@ -324,3 +309,37 @@ def test_table_survives_its_file_and_combines_over_seeds(tmp_path: Any) -> None:
         read_table(tmp_path / "scores.json")
     with pytest.raises(DataError, match="trimtab score"):
         read_table(tmp_path / "none" / "scores.json")
+
+
+class TwoUnits:
+    """Depth in m and temperature in K, both decay; `wrong` is how much faster the temperature does."""
+
+    def __init__(self, wrong: float = 0.0):
+        fields = (Field("h", "depth", "m", ("i",), (3,)), Field("t", "temperature", "K", ("j",), (2,)),
+                  Field("old", "old", "1", ("old_1",), (1,), {}, hidden=True))
+        self.spec = SolverSpec("two", 0.1, 1, fields)
+        self.rates = np.array([1.0, 1.0, 1.0, 1.0 + wrong, 1.0 + wrong, 0.0])
+
+    def advance(self, u0: Any, steps: int, *, stride: int = 1, time: float = 0.0, **_: Any) -> Window:
+        steps_made = stride * 0.1 * np.arange(steps + 1)
+        states = np.asarray(u0) * np.exp(-self.rates * steps_made[:, None, None])
+        return Window(states, time + steps_made, stride * 0.1, np.zeros(len(u0), np.int64))
+
+    def close(self) -> None: ...
+
+
+def test_fields_of_several_units_count_alike_and_have_rows_of_their_own() -> None:
+    """A field in large numbers does not hide the others, and each field's error stands in its own unit."""
+    start = np.array([[[1.0, 2.0, 3.0, 3000.0, 1000.0, 7.0]]])
+    truth = np.concatenate([start * np.append(np.full(5, np.exp(-0.1 * k)), 1.0) for k in range(21)], axis=1)
+    config = ScoreConfig(leads=(1, 5), starts=1, long_steps=5, closures=("none",))
+    result = evaluate(TwoUnits(wrong=0.1), {"none": None}, truth, config, interval=0.1, stride=1)
+    table, units = result.table, {one.key: one.unit for one in result.table.columns}
+    error = np.sqrt(np.mean(np.square(start[0, 0, 3:5] * (np.exp(-0.55) - np.exp(-0.5)))))
+    assert table.mean("none", "field_t_5") == pytest.approx(error) and units["field_t_5"] == "K"
+    assert table.mean("none", "field_h_5") == 0 and units["field_h_1"] == "m" and units["rmse_5"] == "1"
+    deviation = truth[0, :, 3:5].std()
+    assert table.mean("none", "rmse_5") == pytest.approx(np.sqrt(2 / 5) * error / deviation)
+    assert result.curves["labels"].tolist() == ["$h_{3}$ (m)", "$t_{1}$ (K)"]
+    assert result.curves["none/trajectory"][5].tolist() == pytest.approx([3 * np.exp(-0.5), 3000 * np.exp(-0.55)])
+    assert "field_old_1" not in units and table.comparison() == ""

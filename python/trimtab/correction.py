@@ -205,5 +205,7 @@ def varying(what: str, values: Tensor) -> Tensor:
     """
     if not (values.isfinite() & (values > 0)).all():
         raise InputError(f"The {what} does not vary over the training data (standard deviation {values.tolist()}): "
-                         "set input_mean, input_scale and output_scale by hand in [correction].")
+                         "set input_mean, input_scale and output_scale by hand in [correction]. A tendency of 0: truth and "
+                         "solver make the same steps; where a code's parameters live in its process, [solver] needs "
+                         "isolation = \"process\".")
     return values

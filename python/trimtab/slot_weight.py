@@ -3,7 +3,8 @@
 
 An output c held over an outer step of length h moves the fields by h times their weights. Two weights matter: the steady
 one, of a drift that lasts (1 when c is the tendency that the code believes it is, 2 when a split sweep counts it twice), and
-that of one step alone (leapfrog moves the new level by 2 dt c, and an Asselin filter the old one by a little).
+that of one step alone (leapfrog moves the new level by 2 dt c, and an Asselin filter the old one by a little). An output that
+is the tendency of no field of its name and shape enters by a matrix: `slot_response.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
+from trimtab.slot_response import SlotResponse
 from trimtab.state import Field, SolverSpec
 
 
@@ -26,7 +28,8 @@ class SlotWeight:
         spec: the solver's.
         weight: {"stride": s, "steady": {output: w}, "step": {output: {field: w}}} of outputs by name ("slot.output" with
             several slots); w per unit of time, "step" at outer steps of s inner ones. What is left out is 1 for the output's own
-            field and 0 for others.
+            field and 0 for others. "response": the file of matrices of those outputs that are no field's tendency; their "steady"
+            multiplies the matrix.
 
     Raises:
         ConfigError: an unknown output or field, or a weight that is no number.
@@ -37,9 +40,9 @@ class SlotWeight:
         self.stride = weight.get("stride", 0)
         self.outputs_by_name = named_outputs(spec)
         known = set(self.outputs_by_name)
-        if set(weight) - {"stride", "steady", "step"} or not isinstance(self.stride, int):
-            raise ConfigError(f"solver.weight = {dict(weight)} has the keys stride, steady and step; let `trimtab couple "
-                              "check` write it.")
+        if set(weight) - {"stride", "steady", "step", "response"} or not isinstance(self.stride, int):
+            raise ConfigError(f"solver.weight = {dict(weight)} has the keys stride, steady, step and response; let `trimtab "
+                              "couple check` write it.")
         self.steady: dict[str, float] = dict(weight.get("steady", {}))
         self.step: dict[str, dict[str, float]] = {key: dict(value) for key, value in weight.get("step", {}).items()}
         for one in (*self.steady, *self.step):
@@ -51,6 +54,9 @@ class SlotWeight:
         for field in spec.fields:
             self._parts[field.name] = (field, slice(start, start + field.size))
             start += field.size
+        self.response = None
+        if "response" in weight:
+            self.response = SlotResponse.read(weight["response"], spec, self.outputs_by_name)
         for output, fields in self.step.items():
             for name in fields:
                 if name not in self._parts or self._parts[name][0].shape != self.outputs_by_name[output].shape:
@@ -74,6 +80,11 @@ class SlotWeight:
         """
         parts = []
         for name in self.outputs_by_name:
+            if self.response is not None and name in self.response.matrices:
+                self._at_stride(stride)
+                part = self.response.transpose(name, lam)
+                parts.append(part * self.steady.get(name, 1.0) if steady else part)
+                continue
             total = None
             for field, weight in self.of(name, stride, steady).items():
                 part = weight * lam[:, self._parts[field][1]]
@@ -88,8 +99,12 @@ class SlotWeight:
         Raises:
             ConfigError: see `transpose`.
         """
-        parts = []
+        parts, solved = [], {} if self.response is None else self.response.solve(tendencies)
         for name, field in self.outputs_by_name.items():
+            if name in solved:
+                self._at_stride(stride)
+                parts.append(solved[name])
+                continue
             own = self.of(name, stride, False)[field.name]
             parts.append(tendencies[:, self._parts[field.name][1]] / own)
         return np.concatenate(parts, 1)
@@ -100,18 +115,21 @@ class SlotWeight:
         own = self._parts.get(field.name)
         if own is None or own[0].shape != field.shape:
             there = f"a field of that name has shape {own[0].shape}" if own else "there is no field of that name"
-            raise ConfigError(f"The output {output!r} of shape {field.shape} must be the tendency of a field of its name and "
-                              "shape for a "
-                              f"gradient, and {there}: describe that field, or the same section of it.")
+            raise ConfigError(f"The output {output!r} of shape {field.shape} is the tendency of no field of its name and shape "
+                              f"({there}): describe that field, or let `trimtab couple check` measure how the output enters the "
+                              "state.")
         if steady:
             return {field.name: float(self.steady.get(output, 1.0))}
         step = self.step.get(output)
         if step is None:
             return {field.name: 1.0}
+        self._at_stride(stride)
+        return {name: float(weight) for name, weight in step.items()}
+
+    def _at_stride(self, stride: int) -> None:
         if self.stride != stride:
             raise ConfigError(f"solver.weight was measured at training.stride = {self.stride}, and {stride} is asked for: run "
                               "`trimtab couple check` again.")
-        return {name: float(weight) for name, weight in step.items()}
 
 
 def named_outputs(spec: SolverSpec) -> dict[str, Field]:

@@ -15,7 +15,7 @@ from trimtab.errors import ConfigError
 from trimtab.isolation import open_isolated
 from trimtab.solver import Solver
 
-WORKERS = ("isolation", "snapshot", "instances", "timeout")
+WORKERS = ("isolation", "snapshot", "instances", "group", "timeout", "files", "stdin")  # of a class: unless it takes them itself
 
 
 def open_solver(name: str, **options: Any) -> Any:
@@ -29,7 +29,9 @@ def open_solver(name: str, **options: Any) -> Any:
             adaptive "dopri5", which takes steps of its own within each dt, with tolerances `rtol` (1e-6) and `atol` (1e-9, in
             the state's unit); implicit "ars222", "ars443" (L-stable, order 2 and 3, the correction explicit), for stiff solvers
             of up to 64 variables; `correction_at` ("stage" or "step"); and the solver's own parameters, see `spec.parameters`
-            and README. With `library`, see `open_code`; of a class, its arguments.
+            and README. With `library`, see `open_code`; of a class, its arguments, and `isolation`, `snapshot`, `instances`,
+            `group`, `timeout`, `files`, `stdin` of `trimtab.isolation`: a code whose parameters live in its process (module
+            variables, f2py, f90wrap) needs a process for each solver, or truth and solver are one.
 
     Returns:
         The solver; several may be open at once.
@@ -90,11 +92,18 @@ def _open_class(name: str, options: dict[str, Any]) -> Solver:
         kind: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"The solver {name!r} cannot be imported: {error}.") from error
+    own = inspect.signature(kind)
+    workers = {key: options[key] for key in WORKERS if key in options and key not in own.parameters}
+    options = {key: value for key, value in options.items() if key not in workers}
     try:
-        inspect.signature(kind).bind(**options)
+        own.bind(**options)
     except TypeError as error:
         raise ConfigError(f"The solver {name} does not take these arguments: {error}.") from error
-    solver: Solver = kind(**options)
+    if workers.get("stdin"):
+        workers["stdin"] = str(Path(workers["stdin"]).absolute())
+    if "files" in workers:
+        workers["files"] = tuple(str(Path(one).absolute()) for one in workers["files"])
+    solver: Solver = open_isolated(name, options, **{"isolation": "none", **workers}) if workers else kind(**options)
     if not isinstance(solver, Solver):
         raise ConfigError(f"{name!r} gave a {type(solver).__name__}; a solver has `spec`, `advance` and `close`, see "
                           "trimtab.solver.")

@@ -18,7 +18,8 @@ from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
 from trimtab.gradient.check import gradcheck
 from trimtab.slot_correction import AnyCorrection
-from trimtab.slot_weight import SlotWeight
+from trimtab.slot_weight import SlotWeight, named_outputs
+from trimtab.state import Field
 
 PUSH = 0.01           # of the fields' size over a window: how far the gradient check's network moves them
 GOOD, FAIR = 0.05, 0.9  # error at one step, cosine over a window
@@ -212,9 +213,7 @@ def _network(bench: Bench, window: int) -> AnyCorrection:
     seen = bench.solver.slot_view(bench.state, np.zeros((1, bench.spec.size)), bench.stride)[0]
     correction.fit_normalisation(np.concatenate([seen, 0.9 * seen]))
     time_span = window * bench.stride * bench.spec.dt
-    views = bench.spec.split(bench.state)
-    outputs = [one for slot in bench.spec.slots for one in slot.outputs]
-    sizes = [float(np.sqrt(np.mean(np.square(views[one.name])))) or 1.0 if one.name in views else 1.0 for one in outputs]
+    sizes = [_size(bench, name, one) for name, one in named_outputs(bench.spec).items()]
     with torch.no_grad():
         correction.output_scale.copy_(PUSH / time_span * torch.tensor(sizes))
         reply = correction(torch.from_numpy(seen)).split(correction.output_sizes, -1)  # type: ignore[union-attr]
@@ -222,6 +221,19 @@ def _network(bench: Bench, window: int) -> AnyCorrection:
                   for size, part in zip(sizes, reply, strict=True)]
         correction.output_scale.mul_(torch.tensor(ratios))
     return correction.eval()
+
+
+def _size(bench: Bench, name: str, output: Field) -> float:
+    """The output that, lasting a unit of time, moves what it moves by its own size."""
+    views, response = bench.spec.split(bench.state), bench.solver.weight.response
+    if response is not None and name in response.matrices:
+        shown = bench.state if bench.spec.visible is None else bench.state[:, bench.spec.visible]
+        return _root_mean_square(shown) / (response.size(name) or 1.0)
+    return _root_mean_square(views[output.name]) if output.name in views else 1.0
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) or 1.0
 
 
 def _time(microseconds: float) -> str:

@@ -54,12 +54,14 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     experiment = load_experiment(path)
     findings: list[Finding] = []
     remaining, weight, longest = list(CHECKS), dict(experiment.solver.options.get("weight", {})), 0
-    with tempfile.TemporaryDirectory(prefix="trimtab-check-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="trimtab-check-") as root:
+        scratch, folder = Path(root) / "scratch", Path() if write else Path(root)
+        scratch.mkdir()
         while remaining:
-            seen = _run(path, remaining, weight, longest, Path(scratch), tell)
+            seen = _run(path, remaining, weight, longest, scratch, folder, tell)
             findings += seen.findings
             if seen.ending and not longest and seen.begun not in ("open", "blow-up"):  # perhaps it is sound before
-                short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, Path(scratch), tell)
+                short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
                 findings += short.findings
                 findings.append(_ended(experiment, short) if short.ending else _lasted(seen))
                 longest = 0 if short.ending else FEW
@@ -136,8 +138,9 @@ class _Seen:
     ending: str | None = None
 
 
-def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, tell: Callable[[str], None]) -> _Seen:
-    """Checks in one process, in a folder that is emptied before."""
+def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, folder: Path,
+         tell: Callable[[str], None]) -> _Seen:
+    """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
     shutil.rmtree(scratch)
     scratch.mkdir()
     command = [sys.executable, "-c", "import sys; sys.path.insert(0, ''); from trimtab.coupling.probe import work; work()"]
@@ -156,7 +159,8 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
         threading.Thread(target=listen, daemon=True).start()
         try:
             assert process.stdin is not None
-            process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight, "longest": longest}))
+            process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight, "longest": longest,
+                                            "folder": str(folder)}))
             process.stdin.close()
             while (line := lines.get(timeout=PATIENCE)) is not None:
                 message = json.loads(line)

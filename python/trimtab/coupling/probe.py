@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from trimtab.config import load_experiment
@@ -57,7 +58,7 @@ def work() -> None:
         tell(begin=name)
         try:
             if name == "weight":
-                found, weight = check_weight(bench)
+                found, weight = check_weight(bench, Path(task["folder"]))
                 tell(findings=[asdict(one) for one in found], weight=weight)
             elif name == "gradient":
                 tell(findings=[asdict(one) for one in checks.check_gradient(bench, weight or {})])

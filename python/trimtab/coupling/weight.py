@@ -11,6 +11,7 @@ import numpy as np
 
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.finding import Finding
+from trimtab.coupling.response import measure_responses
 from trimtab.files import replacing
 from trimtab.filters import smooth_waves
 from trimtab.slot_weight import named_outputs
@@ -22,9 +23,12 @@ SNAP, SNAP_STEADY = 0.05, 0.15
 RELATIVE = {"real32": 1e-3, "real64": 1e-6}  # size of the push, of the field's
 
 
-def check_weight(bench: Bench) -> tuple[list[Finding], dict[str, Any]]:
-    """Push each output, look at every field; the findings, and [solver] weight ({} when it is what is believed anyway)."""
-    findings, steady, step = [], {}, {}
+def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], dict[str, Any]]:
+    """Push each output, look at every field; the findings, and [solver] weight ({} when it is what is believed anyway).
+
+    A response that takes a matrix is written into `folder`.
+    """
+    findings, steady, step, elsewhere = [], {}, {}, {}
     before = bench.solver.library.calls()
     bench.run(bench.state, 1, noop=True)
     calls = bench.solver.library.calls() - before
@@ -37,15 +41,19 @@ def check_weight(bench: Bench) -> tuple[list[Finding], dict[str, Any]]:
         position += output.size
         own = next((one for one in bench.spec.fields if one.name == output.name and one.shape == output.shape), None)
         if own is None:
-            findings.append(Finding(f"weight of {name}", "bad", f"there is no field {output.name!r} of shape {output.shape}",
-                                    "an output is the tendency of the field of its name, in its shape: describe that section"))
+            elsewhere[name] = part, output
             continue
         finding, drift, response = _measure(bench, name, output, own, part, calls, free)
         findings.append(finding)
         steady[name], step[name] = drift, response
+    found, factors, responses = measure_responses(bench, elsewhere, position) if elsewhere else ([], {}, None)
     own_names = {name: one.name for name, one in named_outputs(bench.spec).items()}
-    plain = all(steady[one] == 1 and step[one] == {own_names[one]: 1.0} for one in steady)
-    return findings, {} if plain or not steady else {"stride": bench.stride, "steady": steady, "step": step}
+    plain = all(steady[one] == 1 and step[one] == {own_names[one]: 1.0} for one in steady) and responses is None
+    weight: dict[str, Any] = {"stride": bench.stride, "steady": {**steady, **factors}, "step": step}
+    if responses is not None:
+        weight["response"] = str(folder / f"{bench.spec.solver}-response.npz")
+        responses.write(Path(weight["response"]))
+    return [*findings, *found], {} if plain else weight
 
 
 def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, calls: int,
