@@ -3,7 +3,8 @@
 
 Systems x windows x gradients x targets (at every step of the window, or only at its end, as sparse observations force on a user).
 Every cell is a training from scratch with the same number of steps, scored by the RMSE of held-out forecasts at one lead for
-all windows. Static-EGA "stops" at the first window where its RMSE is more than `STOP` times that of exact backpropagation.
+all windows. Static-EGA "stops" at the first window where its RMSE is more than `STOP` times that of Tangent-EGA: the
+yardstick, for exact backpropagation learns the same (0.281 against 0.286 at n = 10 of Lorenz 63) at ten times the cost.
 
 Beside it, what `trimtab gradcheck` says of the same window, loss and solver before the training, from forward runs only, with
 the network after a short offline fit: the cosine of each gradient to the true one. It says "static" up to the last window where
@@ -15,7 +16,7 @@ that is at least 0.95, which is cautious: an optimiser can live with less.
 - QG: DNS 64² to 16², h = 0.02, CNN of 16 channels, eddy time some 10 steps. `ensemble` with 12 runs for 256 components. So
   small, because the longest window costs the ensemble 480 steps of the hybrid a window and optimiser step.
 
-Expected from the prototype (arXiv 2311.10665's Lorenz 63 with this network): at n = 10 static equals exact, at n = 80 it fails
+Expected from the prototype (arXiv 2311.10665's Lorenz 63 with this network): at n = 10 static equals tangent, at n = 80 it fails
 (validation mean square 12 to 21 against 2e-3).
 """
 
@@ -43,7 +44,7 @@ from trimtab.trainer import Result, Trainer
 TEXT = "where a better gradient buys a better closure: systems x windows x gradients x sparsity, and what gradcheck predicts"
 MINUTES = 25.0
 STOP, GOOD, LEARNT = 1.25, 0.95, 0.5
-VARIANTS = ("static", "ensemble", "exact")  # tangent, which is exact but for its quadrature, learns what exact learns
+VARIANTS = ("static", "ensemble", "tangent")
 TARGETS = ("every step", "end only")
 
 
@@ -106,7 +107,7 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
                 rows.append(cell)
     columns = (Column("system", "system"), Column("targets", "targets"), Column("n", "n"),
                Column("time", "window", "Lyapunov or eddy times"), Column("alone", "RMSE, no closure"),
-               *(Column(one, f"RMSE, {one}") for one in variants), Column("penalty", "static over exact"),
+               *(Column(one, f"RMSE, {one}") for one in variants), Column("penalty", "static over tangent"),
                *(Column(f"cosine {one}", f"gradcheck: cosine, {one}") for one in ("static", "ensemble")),
                Column("fresh", "cosine, static, untrained"), Column("predicted", "gradcheck trusts static"),
                Column("found", "static is enough"))
@@ -121,7 +122,7 @@ def _cell(pieces: Pieces, name: str, system: System, n: int, targets: str, varia
     checked = pieces.get(f"{label}-gradcheck", {"experiment": described(plain), "ensemble": system.ensemble},
                          partial(_gradcheck, plain, system, n, quick))
     found = {one: pieces.train(f"{label}-{one}", _experiment(system, n, one, targets, quick), _judge)["rmse"] for one in variants}
-    yardstick = found.get("exact", found["ensemble"])
+    yardstick = found.get("tangent", found["ensemble"])
     penalty = found["static"] / yardstick
     learnt = yardstick <= LEARNT * alone  # else no gradient taught anything in so many steps, and none is better
     return {**found, "penalty": penalty, "found": penalty <= STOP if learnt else None, **checked,
@@ -203,7 +204,7 @@ def _checks(rows: list[dict[str, Any]]) -> tuple[Check, ...]:
     checks = [Check("cells in which gradcheck trusts static and static fails", float(missed), 0.0, "at most", 0.0,
                     "a check must not promise too much")]
     for row in lorenz:
-        where = f"Lorenz 63, n = {row['n']}, {row['targets']}: RMSE of static over exact"
+        where = f"Lorenz 63, n = {row['n']}, {row['targets']}: RMSE of static over tangent"
         if row["n"] == lorenz[0]["n"] and row["targets"] == TARGETS[0]:
             checks.append(Check(where, row["penalty"], STOP, "at most", 0.0, "prototype: equal at n = 10"))
         if row["n"] == lorenz[-1]["n"] and row["targets"] == TARGETS[0]:
@@ -240,7 +241,7 @@ def _draw(path: Path, rows: list[dict[str, Any]], variants: Sequence[str]) -> No
                           marker="osD"[number], label=system)
             axes.axvline(GOOD, color="#d55e00", linewidth=1, linestyle=(0, (1, 2)))
             axes.axhline(STOP, color="#000000", linewidth=1, linestyle=(0, (1, 2)))
-            axes.set(yscale="log", title="does gradcheck know?", xlabel="its cosine of static", ylabel="RMSE static / exact")
+            axes.set(yscale="log", title="does gradcheck know?", xlabel="its cosine of static", ylabel="RMSE static / tangent")
             axes.legend(fontsize=8)
         grid[0][0].legend(fontsize=8)
 
