@@ -339,6 +339,31 @@ def test_half_precision_networks_are_refused(open_solver, random_states):
         solver.advance(random_states(solver), 1, correction=correction)
 
 
+def test_what_fuzzing_found_is_refused_or_taken(open_solver, random_states):
+    solver = open_solver("lorenz63")
+    u0, dense = random_states(solver, 1), torch.zeros(1, 3, dtype=torch.float64)
+
+    class Sparse(torch.nn.Module):
+        dtype = torch.float64
+
+        def forward(self, u):
+            return u.to_sparse()
+
+    for odd in (dense.bfloat16(), dense.to_sparse(), [[1.0], [1.0, 2.0]]):
+        for ask in (solver.project, solver.tendency, lambda u: solver.tendency_adjoint(u0, u), lambda u: solver.advance(u, 1)):
+            with pytest.raises(InputError):
+                ask(odd)
+    for odd in (None, 10**400, 1j, "1"):
+        with pytest.raises(ConfigError, match="must be a finite number"):
+            solver.advance(u0, 1, time=odd)
+    with pytest.raises(CorrectionError, match=r"layout torch.sparse_coo; the solver takes a dense one"):
+        solver.advance(u0, 1, correction=Sparse())
+    correction = trimtab.Correction(trimtab.networks.MLP((3, 4, 3)), solver.spec)
+    reversed_row = solver.advance(u0[::-1], 2, correction=correction)
+    assert np.array_equal(reversed_row.states, solver.advance(u0, 2, correction=correction).states)
+    assert trimtab.rollout(solver, correction, u0[::-1], 2).shape == (3, 1, 3)
+
+
 def test_a_network_seen_changing_is_the_changed_network(open_solver, random_states):
     """The slot holds the module itself: an optimiser's in-place step is seen without installing it anew."""
     solver = open_solver("lorenz63")

@@ -51,7 +51,7 @@ def test_a_full_disk_gets_one_sentence_from_every_command(tmp_path: Path, monkey
         (30_000, ["run", run, "--steps", 2000, "--out", out / "x.nc", "--overwrite"], "x.nc"),
         (4_000, ["run", run, "--steps", 20, "--out", out / "y.nc"], "y.nc"),
         (4_000, ["ensemble", run, "--members", 2, "--steps", 400, "--out", out / "e.nc", "--overwrite"], "group-000000.part"),
-        (20_000, ["ensemble", run, "--members", 2, "--steps", 400, "--every", 40, "--seed", 1, "--out", out / "f.nc"], "f.nc"),
+        (6_000, ["ensemble", run, "--members", 2, "--steps", 400, "--every", 40, "--seed", 1, "--out", out / "f.nc"], "f.nc"),
         (4_000, ["score", run, "--again"], "curves.npz"),
         (4_000, ["report", run], "trajectory.png"),
         (100, ["gradcheck", run, "--windows", "2", "--starts", 2, "--out", out / "checks"], "gradcheck.csv"),

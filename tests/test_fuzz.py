@@ -248,7 +248,7 @@ def test_any_damage_to_a_netcdf_is_read_or_refused(tmp_path: Path) -> None:
     """In a process of its own: the library that reads these files may crash on some, and then so must this test."""
     script = "import sys, test_fuzz; test_fuzz.damage(sys.argv[1], int(sys.argv[2]))"
     done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", script, str(tmp_path), str(CASES)],
-                          cwd=Path(__file__).parent, capture_output=True, text=True, timeout=1800)
+                          cwd=Path(__file__).parent, capture_output=True, text=True, timeout=1800 + 3 * CASES)
     assert done.returncode == 0 and done.stdout.strip() == f"{CASES} cases", f"{done.returncode}: {done.stderr[-3000:]}"
 
 

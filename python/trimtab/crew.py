@@ -216,8 +216,9 @@ class Crew:
         lines = self.world.size // ranks
         if number < lines and not self._told:
             self._told = True
-            log.warning("%d of %d ranks have nothing to do: the batch is cut into %d; lower training.microbatch or raise "
-                        "training.batch", (lines - number) * ranks, self.world.size, number)
+            log.warning("%d of %d ranks have nothing to do: a batch is cut into %d; raise training.batch, or lower "
+                        "training.microbatch, which pays where a window costs milliseconds", (lines - number) * ranks,
+                        self.world.size, number)
         pace = np.ones(lines) if self._pace is None else self._pace
         counts, ends = np.zeros(lines, int), [(pace[line], line) for line in range(lines)]
         heapq.heapify(ends)

@@ -221,7 +221,8 @@ class TrainingConfig:
         batch: windows a step.
         microbatch: windows computed at once. Every batch is cut so, on one rank as on a thousand; the ranks share the
             microbatches. The bits depend on it, and not on the number of ranks. 0 chooses by the size of the state: the whole
-            batch of a small system, single windows of a large one.
+            batch of a small system, for which a call costs the same for one window as for hundreds, so that ranks could save
+            nothing; single windows of a large one.
         epochs: passes over the training windows.
         steps_per_epoch: steps a pass; 0 for all windows.
         optimiser: "adam", "adamw" or "sgd".

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -89,6 +89,26 @@ def logged(path: Path) -> Iterator[None]:
         log.setLevel(before)
         with contextlib.suppress(OSError):  # what could not be written has been said
             handler.close()
+
+
+@contextlib.contextmanager
+def warned(say: Callable[[str], None]) -> Iterator[None]:
+    """Have trimtab's warnings said where somebody watches, besides the log.
+
+    Args:
+        say: given each as a line.
+    """
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno == logging.WARNING:  # an error is an exception, which is said anyway
+                say(record.getMessage())
+
+    handler = Said(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 @contextlib.contextmanager

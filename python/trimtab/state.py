@@ -155,7 +155,7 @@ class SolverSpec:
         if not finite.all():
             raise InputError(f"{name} holds a NaN or an infinity in member {int(np.argmin(finite))}; "
                              f"remove that member or mend its data.")
-        return np.require(states, requirements=("C", "A", "W"))
+        return plain(states)
 
     def _order(self) -> str:
         return ", ".join(f"{one.name}({', '.join(one.dims)})" for one in self.fields)
@@ -164,6 +164,14 @@ class SolverSpec:
 def visible_size(spec: SolverSpec) -> int:
     """Length of one state without the hidden fields."""
     return sum(one.size for one in spec.fields if not one.hidden)
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """An array as Fortran and torch take it: C-contiguous, aligned, writeable, with no stride below 0; a copy only if need be.
+
+    numpy calls a reversed array of one row contiguous, and torch refuses its stride.
+    """
+    return np.require(array.copy() if any(one < 0 for one in array.strides) else array, requirements=("C", "A", "W"))
 
 
 def tensor_array(tensor: Any, name: str) -> np.ndarray:

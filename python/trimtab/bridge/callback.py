@@ -81,7 +81,11 @@ class Callback:
                                   "it must return one answer a state, nothing is broadcast.")
         if not answer.dtype.is_floating_point:
             raise CorrectionError(f"The correction returned {answer.dtype}; the solver takes {states.dtype}.")
-        return answer.to("cpu", states.dtype).contiguous()
+        try:
+            return answer.to("cpu", states.dtype).contiguous()
+        except (RuntimeError, NotImplementedError) as error:
+            raise CorrectionError(f"The correction returned a tensor of layout {answer.layout}; the solver takes a dense "
+                                  "one.") from error
 
 
 def _view(ready: dict[int, Tensor], address: int, n: int, members: int, dtype: torch.dtype) -> Tensor:

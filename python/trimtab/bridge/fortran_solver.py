@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import reprlib
 import weakref
 from typing import Any
 
@@ -21,7 +22,7 @@ from trimtab.bridge.slot import explained, slot_function
 from trimtab.config import solver_namelists
 from trimtab.errors import ConfigError, InputError, SolverError, StepError
 from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
-from trimtab.state import Field, SolverSpec, tensor_array
+from trimtab.state import Field, SolverSpec, plain, tensor_array
 from trimtab.window import Window
 
 # Called by Fortran once a step while this thread holds the interpreter: an interrupt ends a rollout within one step.
@@ -52,8 +53,7 @@ class FortranSolver:
         steps, stride = whole_steps(steps, stride)
         if on_blow_up not in ("raise", "mark"):
             raise ConfigError(f"on_blow_up = {on_blow_up!r}: give \"raise\" or \"mark\".")
-        if isinstance(time, complex | str | bytes) or not math.isfinite(time):
-            raise ConfigError(f"time = {time!r} must be a finite number.")
+        time = _finite(time)
         try:
             states = np.empty((steps + 1, *start.shape))
         except (MemoryError, ValueError) as error:
@@ -191,11 +191,16 @@ class FortranSolver:
 
     def _check_vector(self, vector: Any, name: str, coefficient: bool = False) -> np.ndarray:
         """As `SolverSpec.check_states`, but what is not finite passes: an adjoint may overflow where a state did not."""
-        array = tensor_array(vector, name) if isinstance(vector, torch.Tensor) else np.asarray(vector)
+        if isinstance(vector, torch.Tensor):
+            vector = tensor_array(vector, name)
+        try:
+            array = np.asarray(vector)
+        except (TypeError, ValueError) as error:  # lists of several lengths, for instance
+            raise InputError(f"{name} is no array ({error}).") from error
         size = self.spec.outputs if coefficient else self.spec.size
         if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != size or array.shape[0] == 0:
             raise InputError(f"{name} must be a (members, {size}) float64 array, not {array.shape} {array.dtype}.")
-        return np.require(array, requirements=("C", "A", "W"))
+        return plain(array)
 
     def close(self) -> None:
         """Close the Fortran solver; a second call does nothing."""
@@ -223,6 +228,16 @@ class FortranSolver:
             else:
                 api.set_correction(self._handle, wanted.address, wanted.context, wanted.bytes)
             self._filling = wanted
+
+
+def _finite(time: Any) -> float:
+    try:
+        number = math.nan if isinstance(time, str | bytes) else float(time)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"time = {reprlib.repr(time)} must be a finite number.")
+    return number
 
 
 def described_spec(text: dict[str, Any]) -> SolverSpec:

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.reference import silent
     from trimtab.report import write_report
     from trimtab.scoring import check_scores, score_run
+    from trimtab.session import warned
     from trimtab.terminal import Watch, print_scores
     from trimtab.trainer import Trainer
 
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     with Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch:
         trainer = Trainer(experiment, options.out, resume=bool(options.resume), progress=watch, world=world)
         options.out = str(trainer.folder)
-        result = trainer.fit()
+        with warned(watch.say) if isinstance(watch, Watch) else contextlib.nullcontext():
+            result = trainer.fit()
         shared, told = world.blocks > 1, world.telling(watch)  # where ranks share a solver, all score, each with its block of it
         if not result.exit_code and (shared or world.rank == 0):
             table = score_run(trainer.folder, progress=told, world=world if shared else None)
