@@ -14,7 +14,13 @@ that is at least 0.95, which is cautious: an optimiser can live with less.
 - Lorenz 96, two scales, K = 36, J = 10, F = 10: a CNN on the ring, h = 0.02, a Lyapunov time of the slow ring alone is 22 steps.
   `ensemble` is localised on a stencil, 12 forward runs for 36 components: the black-box corner.
 - QG: DNS 64² to 16², h = 0.02, CNN of 16 channels, eddy time some 10 steps. `ensemble` with 12 runs for 256 components. So
-  small, because the longest window costs the ensemble 480 steps of the hybrid a window and optimiser step.
+  small, because the longest window costs the ensemble 480 steps of the hybrid a window and optimiser step. A closure of 16²
+  mends only a quarter of the error at lead 20, so that less counts as learnt.
+
+Measured: static is enough at n = 10 of Lorenz 63 (0.09 Lyapunov times) and n = 5 of Lorenz 96 (0.23), with a cosine of 0.65 to
+0.81; it stops at n = 40 (0.36; 0.16 to 0.24) and n = 20 (0.91; below 0), with targets at every step and at the end alone.
+On QG static is enough at each window, to 2.8 eddy times (0.69 to 0.98).
+`ensemble` learns what `tangent` does in each cell where that learns. gradcheck trusted static in none where it failed.
 
 Expected from the prototype (arXiv 2311.10665's Lorenz 63 with this network): at n = 10 static equals tangent, at n = 80 it fails
 (validation mean square 12 to 21 against 2e-3).
@@ -43,7 +49,7 @@ from trimtab.trainer import Result, Trainer
 
 TEXT = "where a better gradient buys a better closure: systems x windows x gradients x sparsity, and what gradcheck predicts"
 MINUTES = 25.0
-STOP, GOOD, LEARNT = 1.25, 0.95, 0.5
+STOP, GOOD = 1.25, 0.95
 VARIANTS = ("static", "ensemble", "tangent")
 TARGETS = ("every step", "end only")
 
@@ -60,6 +66,7 @@ class System:
         lead: of the forecasts that judge, in outer steps.
         scale: Lyapunov or eddy time in outer steps; 0 for the eddy time of the reference run.
         ensemble: options of the ensemble, as TOML.
+        learnt: share of the RMSE of no closure below which the yardstick counts as having learnt something.
     """
 
     source: str
@@ -69,6 +76,7 @@ class System:
     lead: int
     scale: float
     ensemble: str = "{}"
+    learnt: float = 0.5
 
 
 COMMON = ("offline.steps=0", "training.clip=10.0", "training.rate=1e-2", "training.rate_end=1e-4", "score.starts=32",
@@ -84,7 +92,7 @@ SYSTEMS = {
     "QG 16²": System("qg-scaled", (
         "solver.n=16", "solver.dt=0.02", "solver.viscosity=1e-3", "network.channels=[2, 16, 1]", "reference.coarse={}",
         "reference.solver={n = 64, dt = 0.005, correction_at = \"stage\"}", "reference.spin_up=20.0", "training.batch=8",
-        "score.max_wavenumber=5"), (5, 20, 40), 60, 20, 0.0, "{members = 12}"),
+        "score.max_wavenumber=5"), (5, 20, 40), 60, 20, 0.0, "{members = 12}", 0.8),
 }
 
 
@@ -124,7 +132,7 @@ def _cell(pieces: Pieces, name: str, system: System, n: int, targets: str, varia
     found = {one: pieces.train(f"{label}-{one}", _experiment(system, n, one, targets, quick), _judge)["rmse"] for one in variants}
     yardstick = found.get("tangent", found["ensemble"])
     penalty = found["static"] / yardstick
-    learnt = yardstick <= LEARNT * alone  # else no gradient taught anything in so many steps, and none is better
+    learnt = yardstick <= system.learnt * alone  # else no gradient taught anything in so many steps, and none is better
     return {**found, "penalty": penalty, "found": penalty <= STOP if learnt else None, **checked,
             "predicted": checked["cosine static"] >= GOOD}
 
