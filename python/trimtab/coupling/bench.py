@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import trimtab
 from trimtab.config import Experiment
 from trimtab.errors import ConfigError
+from trimtab.reference_run import perturb
 from trimtab.slot_correction import slot_sizes
 from trimtab.solver import OnBlowUp
 from trimtab.state import SolverSpec
@@ -24,6 +25,7 @@ SLOW = 0.05    # seconds a step, above which the checks make do with fewer
 A_RUN = 20.0   # seconds that one run may take, and
 A_CHECK = 300.0  # that the gradient's runs may take
 DEVELOP = 21   # steps after which a state counts as developed: odd, so that alternating flags stand the other way
+PERTURBATION = 0.01  # where reference.perturbation says none
 FEW = 8        # steps of a run, where the code does not last longer
 HERE = ("isolation", "snapshot", "instances", "timeout", "weight")  # keys of [solver] that a look from inside leaves out
 
@@ -67,7 +69,8 @@ class Bench:
         tell: told which run begins: the code may end the process in it.
 
     Attributes:
-        made: steps that the code has made since it was opened.
+        solver, own: the code; opened with `options`.
+        made: steps that it has made since it was opened.
 
     Raises:
         ConfigError: what the code or its adapter refuse; or a solver without an adapter.
@@ -75,11 +78,12 @@ class Bench:
 
     def __init__(self, experiment: Experiment, longest: int = 0, tell: Callable[[str], None] = lambda text: None):
         self.experiment, self.longest, self.tell = experiment, longest, tell
-        options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
-        if "library" not in options:
+        self.options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
+        if "library" not in self.options:
             raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no "
                               "library.")
-        self.solver: Any = trimtab.open_solver(experiment.solver.name, isolation="none", **options)
+        self.solver: Any = trimtab.open_solver(experiment.solver.name, isolation="none", **self.options)
+        self.own: Any = self.solver
         self.spec: SolverSpec = self.solver.spec
         self.stride, self.made = experiment.training.stride, 0
 
@@ -98,6 +102,14 @@ class Bench:
         """Steps that a run may have; what a check leaves out for it, it says."""
         affordable = int(max(2, A_RUN / max(1e-9, self.seconds)))
         return min(self.longest, affordable) if self.longest else affordable
+
+    @cached_property
+    def perturbed(self) -> np.ndarray:
+        """(1, N) the developed state, perturbed as the reference perturbs a code's own start: what symmetry keeps at zero or
+        constant moves from here."""
+        amplitude = self.experiment.reference.perturbation or PERTURBATION
+        state = perturb(self.state, self.spec, amplitude, np.random.default_rng(0))
+        return state if np.isfinite(state).all() else self.state
 
     @property
     def slow(self) -> bool:
@@ -142,6 +154,21 @@ class Bench:
         self._tells(steps * stride * len(start), "a restored state", filling)
         window: Window = self.solver.advance(start, steps, stride=stride, correction=correction, on_blow_up=on_blow_up)
         return window
+
+    def restored(self, state: np.ndarray) -> np.ndarray:
+        """(N,) a state that was stored and is looked at again at once."""
+        with self.own.surroundings.entered():
+            self.own.library.set_state(np.ascontiguousarray(state))
+        return self.onward(0)
+
+    def onward(self, steps: int) -> np.ndarray:
+        """(N,) the state after so many more steps, from wherever the code is."""
+        state = np.empty(self.spec.size)
+        with self.own.surroundings.entered():
+            if steps:
+                self.own.library.advance(steps)
+            self.own.library.get_state(state)
+        return state
 
     def _tells(self, steps: int, start: str, filling: str = "empty") -> None:
         slot = f", the slot {filling}" if self.spec.slots else ""

@@ -13,7 +13,7 @@ from torch import nn
 
 from trimtab.checkpoint import build_correction
 from trimtab.coupling.bench import A_CHECK, Bench, Given
-from trimtab.coupling.finding import Finding
+from trimtab.coupling.finding import GRADCHECK, Finding
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
 from trimtab.gradient.check import gradcheck
@@ -57,8 +57,11 @@ def check_files(bench: Bench) -> list[Finding]:
     given = {"trimtab.log", bench.solver.library.private.name, *surroundings.copied}
     before, began = _written(surroundings.folder), bench.made
     _ = bench.state
+    with surroundings.entered():
+        bench.solver.library.flush()
     a_step = (_written(surroundings.folder) - before) / max(1, bench.made - began)
     made = sorted(str(one.relative_to(surroundings.folder)) for one in surroundings.folder.rglob("*") if one.name not in given)
+    changed = sorted(surroundings.changed())
     folder = Path("/proc/self/fd")
     own = {str(one) for one in surroundings.descriptors}
     held = {os.path.basename(os.readlink(one)) for one in folder.iterdir() if one.name not in own and one.exists()} \
@@ -67,7 +70,9 @@ def check_files(bench: Bench) -> list[Finding]:
     with surroundings.log.open("rb") as log:
         lines = sum(1 for _ in log)
     found = (f"in {bench.made} steps it reads {', '.join(surroundings.copied) or 'nothing given'}, writes "
-             f"{', '.join(made) or 'no file'}, prints {lines} lines")
+             f"{', '.join(made) or 'no file'}, prints {lines} line{'s' * (lines != 1)}")
+    if changed:
+        found += f"; it changes its copy of {', '.join(changed)}"
     findings = [Finding("files", "ok", found)]
     if opened:
         findings = [Finding("files", "note", f"{found}; still open: {', '.join(opened)}",
@@ -127,7 +132,7 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
                               gradients=[get_gradient(name, **options)], directions=1 if bench.slow else 2,
                               stride=stride, leads=list(range(1, window + 1)), seed=0)
         except TrimtabError as error:
-            findings.append(Finding(title, "note", str(error), "see trimtab gradcheck"))
+            findings.append(Finding(title, "note", str(error), GRADCHECK))
             continue
         row = table.rows[0]
         found = f"cosine {row.cosine:.4f}, error {row.error:.2g} against finite differences (± {row.uncertainty:.0e})"

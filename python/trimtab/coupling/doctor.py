@@ -23,11 +23,12 @@ from rich.text import Text
 
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.bench import FEW
-from trimtab.coupling.finding import Finding
+from trimtab.coupling.finding import START, Finding, once, unchecked
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
-CHECKS = ("description", "files", "empty slot", "restart", "cold start", "weight", "gradient", "memory", "cost", "blow-up")
+CHECKS = ("description", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long", 
+          "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150
@@ -53,6 +54,8 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     path = find_toml(source)
     experiment = load_experiment(path)
     findings: list[Finding] = []
+    options = experiment.solver.options
+    repeats = options.get("isolation") == "fork" or options.get("snapshot") == "image"  # whatever the code remembers
     remaining, weight, longest = list(CHECKS), dict(experiment.solver.options.get("weight", {})), 0
     with tempfile.TemporaryDirectory(prefix="trimtab-check-") as root:
         scratch, folder = Path(root) / "scratch", Path() if write else Path(root)
@@ -60,7 +63,7 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
         while remaining:
             seen = _run(path, remaining, weight, longest, scratch, folder, tell)
             findings += seen.findings
-            if seen.ending and not longest and seen.begun not in ("open", "blow-up"):  # perhaps it is sound before
+            if seen.ending and not longest and seen.begun not in ("open", "restart, long", "blow-up"):  # perhaps it is sound before
                 short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
                 findings += short.findings
                 findings.append(_ended(experiment, short) if short.ending else _lasted(seen))
@@ -69,22 +72,32 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
             elif seen.ending:
                 findings.append(_ended(experiment, seen))
             if "weight" in seen.answer:
-                findings += _compare(path, weight, seen.answer["weight"], write)
+                forgets = not repeats and _bad(findings, "restart", "restart, long", "random numbers")
+                findings += [unchecked("weight in TOML", forgets)] if forgets else \
+                    _compare(path, weight, seen.answer["weight"], write)
                 weight = seen.answer["weight"]
+            if _bad(findings, START):
+                findings += [unchecked(name, START) for name in CHECKS[CHECKS.index(START) + 1 :]]
+                break
             if seen.begun == "open" or seen.ending is None:
                 break
             remaining = remaining[remaining.index(seen.begun) + 1 :]
-    if any(one.check == "restart" and one.state == "bad" for one in findings):
-        findings = [Finding(one.check, "note", "cannot be told while a restart differs", "see restart")
+    findings = once(findings)
+    if _bad(findings, "restart"):
+        findings = [unchecked(one.check, "restart")
                     if one.check == "empty slot" and one.state == "bad" else one for one in findings]
-    options = experiment.solver.options
-    if options.get("isolation") == "fork" or options.get("snapshot") == "image":
+    if repeats:
         findings = [Finding(one.check, "note", one.found, "every rollout begins with what the code remembered when it was "
                                                           "opened, so "
                             "that it repeats; a truth run in one go had that memory from its own past")
-                    if one.check == "restart" and one.state == "bad" else one for one in findings]
+                    if one.check in ("restart", "restart, long") and one.state == "bad" else one for one in findings]
     order = {name: number for number, name in enumerate(CHECKS)}
-    return sorted(findings, key=lambda one: next((order[name] for name in CHECKS if one.check.startswith(name)), 0))
+    return sorted(findings, key=lambda one: next((order[name] for name in reversed(CHECKS) if one.check.startswith(name)), 0))
+
+
+def _bad(findings: list[Finding], *names: str) -> str:
+    """The first of some checks that is bad; "" when none is."""
+    return next((one.check for one in findings if one.check in names and one.state == "bad"), "")
 
 
 def find_toml(source: str | Path) -> Path:
@@ -202,6 +215,8 @@ def _ended(experiment: Experiment, seen: _Seen) -> Finding:
     said = f"the code {seen.ending}"
     if seen.begun == "open":
         return Finding("open", "bad", said, "trimtab_initialise in the adapter must come back: see what the code printed")
+    if seen.begun == "restart, long":
+        return Finding(seen.begun, "note", said, f"a reference makes as many steps: {SURVIVE}")
     if seen.begun != "blow-up":
         return Finding(seen.begun, "bad", said, SURVIVE)
     isolated = experiment.solver.options.get("isolation", "process") != "none"
