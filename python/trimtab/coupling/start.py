@@ -97,15 +97,15 @@ def check_runs(bench: Bench) -> list[Finding]:
     interval = reference.interval or bench.stride * spec.dt
     wanted = max(1, round((reference.spin_up + (reference.snapshots - 1) * interval) / spec.dt))
     steps = max(1, min(wanted, bench.most, int(A_PAIR / (2 * max(1e-9, bench.seconds)))))
-    records = min(steps, 20)
-    stride = steps // records
+    stride = max(1, steps // 20)
+    records = steps // stride
     one, two = (bench.advance(start, records, stride=stride, on_blow_up="mark").states[:, 0] for start in (initial, other))
     if not np.isfinite(one[-1]).all() or not np.isfinite(two[-1]).all():
         return [Finding("runs", "note", f"a run of the reference leaves the finite numbers in {records * stride} steps",
                         "a smaller reference.perturbation, a shorter dt, or a calmer start")]
     apart = {field.name: _apart(*(np.asarray(spec.split(run)[field.name]) for run in (one, two))) for field in shown}
     name = max(apart, key=lambda one: apart[one])
-    whole = f" (of {wanted})" if wanted > records * stride else ""
+    whole = f" (of {wanted})" if wanted > steps else ""
     found = (f"two runs of the reference, perturbed by {reference.perturbation:g}, differ by {apart[name]:.2g} of what {name} varies "
              f"after {records * stride} steps{whole}")
     if still:
