@@ -18,11 +18,13 @@ import trimtab
 from trimtab.bridge.templates import lay_down
 from trimtab.config import parse_experiment
 from trimtab.coupling.bench import Bench
-from trimtab.coupling.checks import check_files
+from trimtab.coupling.checks import check_cost, check_files, check_gradient
+from trimtab.coupling.cost import duration
 from trimtab.coupling.doctor import check_coupling
 from trimtab.coupling.finding import MEND, Finding, once
 from trimtab.coupling.restart import check_long_restart, check_restart
 from trimtab.coupling.start import check_again, check_random, check_runs, check_start
+from trimtab.coupling.weight import check_weight
 from trimtab.errors import BlowUpError, ConfigError
 
 CODE = """
@@ -33,10 +35,23 @@ module box
   integer, allocatable :: seeds(:)
   integer :: counter = 0
   integer :: odd = 0, refresh = 0, draw = 0, ragged = 0, grow = 0, write_at = 0
-  integer :: no_v = 0, no_counter = 0, no_held = 0, no_old = 0, no_seeds = 0, seeded = 1
+  integer :: no_v = 0, no_counter = 0, no_held = 0, no_old = 0, no_seeds = 0, seeded = 1, heun = 0
 contains
   subroutine step()
-    real(8) :: r
+    real(8) :: r, first(8), second(8)
+    if (heun > 0) then                ! a rotation by half a radian, by two stages
+      first = h
+      dh = 50d0*[-h(5:8), h(1:4)]
+      if (heun == 1) call box_correct()
+      h = first + dt*dh
+      second = 50d0*[-h(5:8), h(1:4)]
+      first = first + dt/2*dh
+      dh = second
+      if (heun == 1) call box_correct()
+      h = first + dt/2*dh
+      if (heun == 2) call box_correct()
+      return
+    end if
     v = v + dt*(h(1) - h(8))          ! zero by symmetry, until somebody disturbs h
     dh = 0.1d0*(2.5d0 - h) + 0.5d0*old
     dh(1) = dh(1) - v
@@ -78,6 +93,7 @@ subroutine trimtab_initialise() bind(c)
   call trimtab_option(no_old, 'no_old')
   call trimtab_option(no_seeds, 'no_seeds')
   call trimtab_option(seeded, 'seeded')
+  call trimtab_option(heun, 'heun')
   allocate (old(8), source=0d0)
   call random_seed(size=n)
   allocate (seeds(n), source=7)
@@ -127,12 +143,16 @@ end subroutine trimtab_advance
 
 subroutine box_correct()
   use trimtab
-  use box, only: h, dh
+  use box, only: h, dh, heun, dt
   implicit none
   if (.not. trimtab_filled('box')) return
   call trimtab_give(h, 'h')
   call trimtab_ask()
-  call trimtab_add(dh, 'h')
+  if (heun == 2) then
+    call trimtab_add(h, 'h', dt)      ! once, after the step
+  else
+    call trimtab_add(dh, 'h')
+  end if
 end subroutine box_correct
 """
 Opens = Callable[..., Bench]
@@ -234,6 +254,22 @@ def test_runs_that_stay_alike_are_told(opens, box):
     bench = opens()
     (alike,) = check_runs(bench)
     assert alike.state == "note" and re.search(r"differ by 0\.0\d+ of what h varies after 198 steps", alike.found)
+
+
+def test_a_call_in_each_stage_is_told_and_one_after_the_step_is_exact(opens):
+    found = {}
+    for heun in (1, 2):
+        bench = opens(heun=heun)
+        found[heun] = check_gradient(bench, check_weight(bench)[1])[0]
+    assert found[1].state == "note" and "call it once, after the step" in found[1].remedy
+    assert found[2].state == "ok" and re.search(r"cosine 1\.0000, error (0|[\d.]+e-\d+) ", found[2].found)
+
+
+def test_the_cost_of_the_training_is_told(opens):
+    (cost,) = check_cost(opens())
+    assert re.search(r"; the training of this TOML about [\d.]+ (s|min|h) on one core \(compiled = true saves up to [\d.]+ (s|min|h) "
+                     r"of it\), and its reference [\d.]+(e-\d+)? s$", cost.found)
+    assert [duration(one) for one in (0.123, 45.6, 150, 7000, 86400 * 12.3)] == ["0.12 s", "46 s", "2.5 min", "117 min", "12 days"]
 
 
 def test_one_mistake_is_one_row(box):

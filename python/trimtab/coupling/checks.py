@@ -13,6 +13,7 @@ from torch import nn
 
 from trimtab.checkpoint import build_correction
 from trimtab.coupling.bench import A_CHECK, Bench, Given
+from trimtab.coupling.cost import training_cost
 from trimtab.coupling.finding import GRADCHECK, Finding
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
@@ -21,6 +22,9 @@ from trimtab.slot_correction import AnyCorrection
 from trimtab.slot_weight import SlotWeight, named_outputs
 from trimtab.state import Field
 
+ONCE = ("stages, sweeps or split steps show the network several inputs a step, and the first is differentiated: call it once, after "
+        "the step, with `call trimtab_add(state, 'x', dt)`, which is cheapest and exact over one step; where one call a step is made "
+        "already, the input must be that of the call, see the weights above")
 PUSH = 0.01           # of the fields' size over a window: how far the gradient check's network moves them
 GOOD, FAIR = 0.05, 0.9  # error at one step, cosine over a window
 ROUNDS = 200                   # rollouts
@@ -139,14 +143,12 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
         sure = row.uncertainty < 0.1
         if name == "none":
             good = row.error < GOOD + 2 * row.uncertainty
-            remedy = ("" if good else "the network's input must be that of the call, in the window's first step; see the "
-                                      "weights above, and "
-                      "whether more than one call a step sees different inputs (the first is differentiated)")
+            remedy = "" if good else ONCE
         else:
             good = row.cosine > FAIR
             remedy = "" if good else "shorten training.window; `trimtab gradcheck` says which variant reaches how far"
-        findings.append(Finding(title, "ok" if good and sure else "note", found, remedy if sure else "too much rounding to tell: "
-                                "let the network move the fields more, or take real64"))
+        findings.append(Finding(title, "ok" if good and sure else "note", found, remedy if sure else "rounding hides "
+                                "the gradient here, and says nothing against it: let the network move the fields more, or take real64"))
     return findings
 
 
@@ -184,13 +186,15 @@ def check_cost(bench: Bench) -> list[Finding]:
         """Microseconds a step, without what a run costs at its begin and end."""
         return 1e6 * max(0.0, seconds(correction, 1, steps) - seconds(correction, 1)) / (steps - 1)
 
-    empty = step(None)
+    empty, training = step(None), ""
     found = f"a step {_time(empty)}"
     if bench.spec.slots:
-        nothing, network = step(Given(bench.spec)), step(_network(bench, steps))
+        correction = _network(bench, steps).to(build_correction(bench.experiment, bench.spec).dtype)
+        nothing, network = step(Given(bench.spec)), step(correction)
+        training = training_cost(bench, correction, 1e-6 * empty, 1e-6 * network)
         found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(network)} with the network"
     recorded = 1e6 * (seconds(None, steps) - seconds(None, 1, steps)) / (steps - 1)
-    return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded))} more")]
+    return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded))} more{training}")]
 
 
 def check_stop(bench: Bench) -> list[Finding]:

@@ -45,7 +45,8 @@ def check_long_restart(bench: Bench) -> list[Finding]:
     n = min(LONG, int(A_LONG / (4 * max(1e-9, bench.seconds))), bench.most // 2)
     n -= 1 - n % 2
     if n <= LENGTHS[-1]:
-        return []
+        why = bench.why() if bench.most // 2 <= LENGTHS[-1] else f"left out, as a step takes {bench.seconds:.2g} s"
+        return [Finding("restart, long", "ok", f"{why}; what is done once in many steps is not seen")]
     if not _lasts(bench, bench.perturbed, 2 * n):
         return [Finding("restart, long", "note", f"in {2 * n} steps from a perturbed state it leaves the finite numbers",
                         "a reference runs as long: a smaller reference.perturbation, or a shorter dt")]
