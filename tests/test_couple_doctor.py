@@ -148,7 +148,8 @@ def test_a_last_step_is_seen_and_the_checks_go_on_before_it(three):
 def test_a_counter_that_nobody_restores_is_bad(three):
     found = check(three, last=3000, described=0)
     (ended,) = found["cost"]
-    assert states(found) == dict.fromkeys(found, "ok") | ALIKE | {"restart, memory": "note, ok", "restart, long": "note", "cost": "bad"}
+    expected = {"restart, memory": "note, ok", "restart, long": "note", "cost": "bad"}
+    assert states(found) == dict.fromkeys(found, "ok") | ALIKE | expected
     assert "counter (module three)" in found["restart, memory"][0].found
     assert re.search(r"steps after the code was opened.*THREE: NORMAL END", ended.found) and "trimtab_hidden" in ended.remedy
 

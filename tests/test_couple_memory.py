@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The doctor on what a code remembers and nobody described: zero by symmetry, refreshed seldom, allocated, drawn at random; and on
-codes that begin badly. One small code, each mistake an option."""
+"""The doctor on what a code remembers and nobody described: zero by symmetry, refreshed seldom, allocated, drawn at random; and
+on codes that begin badly. One small code, each mistake an option."""
 
 from __future__ import annotations
 
@@ -176,8 +176,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def toml(box: Path, options: dict[str, Any]) -> str:
-    lines = "".join(f"{name} = {value}\n" for name, value in options.items())
-    return (box / "box.toml").read_text().replace('library = "./libbox.so"\n', f'library = "./libbox.so"\n{lines}')
+    lines = "".join(f"{name} = {value}\n" for name, value in {"library": '"./libbox.so"', **options}.items())
+    return (box / "box.toml").read_text().replace('library = "./libbox.so"\n', lines)
 
 
 @pytest.fixture
@@ -220,6 +220,11 @@ def test_what_is_refreshed_seldom_is_found(opens):
 def test_an_allocated_array_is_found(opens):
     (restart,) = check_restart(opens(no_old=1))
     assert restart.state == "bad" and "not put back are: old (module box)" in restart.found
+    subprocess.run(["strip", "-o", "libbare.so", "libbox.so"], check=True)
+    (restart,) = check_restart(opens(library='"./libbare.so"', no_old=1))
+    assert restart.state == "bad" and restart.remedy.endswith("a library with a symbol table would tell: build it without -s, and "
+                                                              "do not strip it")
+    assert [one.state for one in check_restart(opens(library='"./libbare.so"'))] == ["ok", "note"]
 
 
 def test_random_numbers_are_found_in_the_steps_and_at_the_start(opens):
@@ -237,7 +242,7 @@ def test_a_time_step_that_changes_is_refused(opens, box):
     with pytest.raises(ConfigError, match=r"By inner step 1 of a run: .* changed its time step from 0.01 to 0.015"):
         check_start(opens(ragged=1))
     with trimtab.open_solver("box", library=str(box / "libbox.so"), isolation="process", ragged=1) as solver, \
-            pytest.raises(ConfigError, match="changed its time step from 0.01 to 0.015: trimtab needs a fixed one"):
+            pytest.raises(ConfigError, match=r"changed its time step from 0.01 to 0.015: trimtab needs a fixed one"):
         solver.advance(solver.initial_state(), 4)
 
 
@@ -246,7 +251,7 @@ def test_files_are_looked_at_after_a_flush(opens):
     assert files.state == "note" and "writes fort.31, prints 1 line; it changes its copy of box.txt" in files.found
     bench = opens(write_at=10, grow=0)
     state = np.full_like(bench.state, 1e300)
-    with pytest.raises(BlowUpError, match="the slot is empty, so that it is the code's own doing.*printed last: the first line"):
+    with pytest.raises(BlowUpError, match=r"the slot is empty, so that it is the code's own doing.*printed last: the first line"):
         bench.run(state, 1)
 
 
@@ -267,9 +272,10 @@ def test_a_call_in_each_stage_is_told_and_one_after_the_step_is_exact(opens):
 
 def test_the_cost_of_the_training_is_told(opens):
     (cost,) = check_cost(opens())
-    assert re.search(r"; the training of this TOML about [\d.]+ (s|min|h) on one core \(compiled = true saves up to [\d.]+ (s|min|h) "
-                     r"of it\), and its reference [\d.]+(e-\d+)? s$", cost.found)
-    assert [duration(one) for one in (0.123, 45.6, 150, 7000, 86400 * 12.3)] == ["0.12 s", "46 s", "2.5 min", "117 min", "12 days"]
+    assert re.search(r"; the training of this TOML about [\d.]+ (s|min|h) on one core \(compiled = true saves up to [\d.]+ "
+                     r"(s|min|h) of it\), and its reference [\d.]+(e-\d+)? s$", cost.found)
+    assert [duration(one) for one in (0.123, 45.6, 150, 7000, 86400 * 12.3)] == [
+        "0.12 s", "46 s", "2.5 min", "117 min", "12 days"]
 
 
 def test_one_mistake_is_one_row(box):
@@ -282,10 +288,23 @@ def test_one_mistake_is_one_row(box):
     assert [one.check for one in bad] == ["own start"] and "leaves the finite numbers from its own start" in bad[0].found
     assert "in step 1" in bad[0].found and "-fno-automatic" in bad[0].remedy
     assert {one.found for one in found if one.state == "note"} == {"not checked, see own start"}
+    ragged = [Finding("own start", "bad", "By inner step 1 of a run: dt from 1e-05 to 0.02", MEND),
+              Finding("restart", "bad", "dt from 0.01 to 0.02", MEND)]
+    assert [one.found for one in once(ragged)][1] == "not checked, see own start"
     again = [Finding("weight", "bad", "no input psi in step 3", MEND), Finding("cost", "bad", "no input psi in step 21", MEND),
              Finding("memory", "bad", "grows", "free it")]
     assert [(one.state, one.found) for one in once(again)] == [("bad", "no input psi in step 3"),
                                                                ("note", "not checked, see weight"), ("bad", "grows")]
+
+
+def test_random_numbers_are_one_row(box):
+    path = box / "case.toml"
+    path.write_text(toml(box, {"draw": 1, "no_seeds": 1}))
+    before, found = path.read_text(), {one.check: one for one in check_coupling(path)}
+    assert [one.check for one in found.values() if one.state == "bad"] == ["random numbers"]
+    assert {found[one].found for one in ("restart", "restart, long", "weight in TOML")} == {"not checked, see random numbers"}
+    assert path.read_text() == before
+    path.unlink()
 
 
 def test_no_weight_is_written_while_a_restart_differs(box):

@@ -22,9 +22,10 @@ from trimtab.slot_correction import AnyCorrection
 from trimtab.slot_weight import SlotWeight, named_outputs
 from trimtab.state import Field
 
-ONCE = ("stages, sweeps or split steps show the network several inputs a step, and the first is differentiated: call it once, after "
-        "the step, with `call trimtab_add(state, 'x', dt)`, which is cheapest and exact over one step; where one call a step is made "
-        "already, the input must be that of the call, see the weights above")
+ONCE = ("stages, sweeps or split steps show the network several inputs a step, and the first is differentiated: call it once, "
+        "after the step, with `call trimtab_add(state, 'x', dt)`, which is cheapest and exact over one step; where one call a "
+        "step is made already, the input must be that of the call, see the weights above")
+ROUNDED = "rounding hides the gradient here, and says nothing against it: let the network move the fields more, or take real64"
 PUSH = 0.01           # of the fields' size over a window: how far the gradient check's network moves them
 GOOD, FAIR = 0.05, 0.9  # error at one step, cosine over a window
 ROUNDS = 200                   # rollouts
@@ -147,8 +148,7 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
         else:
             good = row.cosine > FAIR
             remedy = "" if good else "shorten training.window; `trimtab gradcheck` says which variant reaches how far"
-        findings.append(Finding(title, "ok" if good and sure else "note", found, remedy if sure else "rounding hides "
-                                "the gradient here, and says nothing against it: let the network move the fields more, or take real64"))
+        findings.append(Finding(title, "ok" if good and sure else "note", found, remedy if sure else ROUNDED))
     return findings
 
 

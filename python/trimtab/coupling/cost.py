@@ -73,7 +73,6 @@ def _sweep(bench: Bench, correction: AnyCorrection, window: int) -> float:
 
 def duration(seconds: float) -> str:
     """A time in words."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= 2 * size or size == 1.0:
-            break
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+    unit, size = next((one for one in units if seconds >= 2 * one[1]), units[-1])
     return f"{seconds / size:.{0 if seconds >= 10 * size else 2}{'f' if seconds >= 10 * size else 'g'}} {unit}"

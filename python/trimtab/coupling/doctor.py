@@ -27,8 +27,10 @@ from trimtab.coupling.finding import START, Finding, once, unchecked
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
-CHECKS = ("description", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long", 
+CHECKS = ("description", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
           "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
+ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without being looked at again
+RESTARTS = ("restart", "restart, long")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150
@@ -63,7 +65,7 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
         while remaining:
             seen = _run(path, remaining, weight, longest, scratch, folder, tell)
             findings += seen.findings
-            if seen.ending and not longest and seen.begun not in ("open", "restart, long", "blow-up"):  # perhaps it is sound before
+            if seen.ending and not longest and seen.begun not in ENDING:  # perhaps it is sound before
                 short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
                 findings += short.findings
                 findings.append(_ended(experiment, short) if short.ending else _lasted(seen))
@@ -72,7 +74,7 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
             elif seen.ending:
                 findings.append(_ended(experiment, seen))
             if "weight" in seen.answer:
-                forgets = not repeats and _bad(findings, "restart", "restart, long", "random numbers")
+                forgets = not repeats and _bad(findings, "random numbers", *RESTARTS)
                 findings += [unchecked("weight in TOML", forgets)] if forgets else \
                     _compare(path, weight, seen.answer["weight"], write)
                 weight = seen.answer["weight"]
@@ -82,17 +84,25 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
             if seen.begun == "open" or seen.ending is None:
                 break
             remaining = remaining[remaining.index(seen.begun) + 1 :]
-    findings = once(findings)
-    if _bad(findings, "restart"):
-        findings = [unchecked(one.check, "restart")
-                    if one.check == "empty slot" and one.state == "bad" else one for one in findings]
+    findings = _by_cause(once(findings))
     if repeats:
         findings = [Finding(one.check, "note", one.found, "every rollout begins with what the code remembered when it was "
                                                           "opened, so "
                             "that it repeats; a truth run in one go had that memory from its own past")
-                    if one.check in ("restart", "restart, long") and one.state == "bad" else one for one in findings]
+                    if one.check in (*RESTARTS, "random numbers") and one.state == "bad" else one for one in findings]
     order = {name: number for number, name in enumerate(CHECKS)}
     return sorted(findings, key=lambda one: next((order[name] for name in reversed(CHECKS) if one.check.startswith(name)), 0))
+
+
+def _by_cause(findings: list[Finding]) -> list[Finding]:
+    """What is bad for what the code forgets is not bad by itself: restarts for random numbers (where no variable is named), the
+    long restart for the short one, the empty slot for both."""
+    named = any(one.check in RESTARTS and "not put back" in one.found for one in findings)
+    for cause, spoilt in (("random numbers", ("empty slot",) if named else ("empty slot", *RESTARTS)),
+                          ("restart", ("restart, long", "empty slot"))):
+        if _bad(findings, cause):
+            findings = [unchecked(one.check, cause) if one.check in spoilt and one.state == "bad" else one for one in findings]
+    return findings
 
 
 def _bad(findings: list[Finding], *names: str) -> str:

@@ -42,7 +42,9 @@ def once(findings: Sequence[Finding]) -> list[Finding]:
     kept = []
     for one in findings:
         if one.remedy in (MEND, GRADCHECK):
-            cause = first.setdefault(re.sub(r"\d+", "#", one.found.partition("; the code printed last")[0]), one.check)
+            said = one.found.partition("; the code printed last")[0]
+            said = re.sub(r"\d[\d.e+-]*", "#", re.sub(r"^By inner step \d+ of a run: ", "", said))
+            cause = first.setdefault(said, one.check)
             kept.append(one if cause == one.check else unchecked(one.check, cause))
         else:
             kept.append(one)

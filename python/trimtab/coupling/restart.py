@@ -15,7 +15,8 @@ A_LONG = 6.0             # seconds that the long one may take
 MOST_NAMED = 6
 DESCRIBE = ("describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic); where it "
             "cannot be reached, [solver] isolation = \"fork\" starts every rollout alike")
-UNSEEN = "not seen are allocatable components of derived types and locals that are SAVEd in no symbol table"
+UNSEEN = "not seen are allocatable components of derived types, and what other libraries remember"
+STRIPPED = "which variables, a library with a symbol table would tell: build it without -s, and do not strip it"
 
 
 def check_restart(bench: Bench) -> list[Finding]:
@@ -80,7 +81,7 @@ def _explain(bench: Bench, start: np.ndarray, middle: np.ndarray, n: int, wrong:
     culprits = f"; not put back are: {_named(left)} (work arrays among them are harmless)" if left else ""
     remedy = DESCRIBE
     if not left:
-        remedy += f"; {UNSEEN}" if statics.known else "; which ones, a library that is not stripped would tell"
+        remedy += f"; {UNSEEN if statics.known else STRIPPED}"
     return Finding(name, "bad", f"restored after {n} steps, the next {n} differ, first in {wrong[0]} (of "
                                 f"{', '.join(wrong[:5])})" + culprits, remedy)
 
@@ -104,6 +105,8 @@ def _remembered(bench: Bench, n: int) -> list[Finding]:
     """What changes in a run and is not described: what differs after a restart (it knows the past, and no field has felt it
     yet), and what does not (it is computed anew)."""
     statics = Statics(bench)
+    if not statics.known:
+        return [Finding("restart, memory", "note", "what else changes in a run cannot be listed", STRIPPED)]
     middle = bench.run(bench.perturbed, 1, stride=n)[1]
     before = statics.look()
     bench.onward(n)

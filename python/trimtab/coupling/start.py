@@ -23,8 +23,8 @@ DRAWS = 8        # steps in which the generator is watched
 A_PAIR = 4.0     # seconds that two runs of the reference may take
 ALIKE = 0.1      # of what the fields vary, below which two runs are near-copies
 LOST = ("`program` made a subroutine forgets its variables between calls: SAVE them, or compile with -fno-automatic; a loop that "
-        "cuts its last step short (`if (t + dt > t_end) dt = t_end - t`) makes dt = 0: set the end out of reach; or else a calmer "
-        "start, a shorter dt")
+        "cuts its last step short (`if (t + dt > t_end) dt = t_end - t`) makes dt = 0: set the end out of reach; or else a "
+        "calmer start, a shorter dt")
 RECIPE = ("in trimtab_describe `call random_seed(get=seeds)` before `call trimtab_hidden(seeds, 'seeds')`, in trimtab_set_state "
           "`call random_seed(put=seeds)` after trimtab_to_fields; seeds is an integer array of a module, as long as "
           "random_seed(size=) says")
@@ -65,8 +65,8 @@ def check_random(bench: Bench) -> list[Finding]:
     findings = []
     if old:
         findings.append(Finding("random numbers", "note", f"it calls {', '.join(old)}, whose state cannot be put back",
-                                "where the steps draw from it, a restart draws other numbers: take random_number in its place, or "
-                                "seed it anew each step from a counter that is described"))
+                                "where the steps draw from it, a restart draws other numbers: take random_number in its place, "
+                                "or seed it anew each step from a counter that is described"))
     if fortran:
         generators = gfortran_generators()
         few = max(1, min(DRAWS, bench.most // 3))
@@ -106,8 +106,8 @@ def check_runs(bench: Bench) -> list[Finding]:
     apart = {field.name: _apart(*(np.asarray(spec.split(run)[field.name]) for run in (one, two))) for field in shown}
     name = max(apart, key=lambda one: apart[one])
     whole = f" (of {wanted})" if wanted > steps else ""
-    found = (f"two runs of the reference, perturbed by {reference.perturbation:g}, differ by {apart[name]:.2g} of what {name} varies "
-             f"after {records * stride} steps{whole}")
+    found = (f"two runs of the reference, perturbed by {reference.perturbation:g}, differ by {apart[name]:.2g} of what {name} "
+             f"varies after {records * stride} steps{whole}")
     if still:
         found += f"; {', '.join(still)} is zero at the start and not perturbed"
     if apart[name] >= ALIKE:

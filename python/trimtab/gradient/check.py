@@ -113,9 +113,9 @@ class CheckTable:
             best = max(names, key=lambda name: self.of(name)[0].cosine)
             unsure = min(self.of(name)[0].uncertainty for name in names)
             if not unsure < UNSURE:
-                return (f"Rounding hides the gradient here: at n = {shortest} the finite differences that it is held against are "
-                        f"uncertain by {unsure:.0%} themselves, so that nothing is said against any variant; build the solver with "
-                        "real64 for this check, or let the correction move the fields more.")
+                return (f"Rounding hides the gradient here: at n = {shortest} the finite differences that it is held against "
+                        f"are uncertain by {unsure:.0%} themselves, so that nothing is said against any variant; build the "
+                        "solver with real64 for this check, or let the correction move the fields more.")
             return (f"No variant keeps {share} of the steepest descent even at n = {shortest}; the best, {best}, keeps "
                     f"{self.of(best)[0].cosine:.0%}: shorten the window, or give ensemble more members.")
         first = good[0]
