@@ -18,6 +18,10 @@
 /* trimtab_slot.c, where a coupled code has it. */
 extern int64_t trimtab_slot_fill(const char *name, trimtab_slot_function function, void *context, int64_t bytes) __attribute__((weak));
 extern int64_t trimtab_slot_status(char *text, int64_t length) __attribute__((weak));
+extern int64_t trimtab_slot_description(char *text, int64_t length) __attribute__((weak));
+extern void trimtab_slot_when_ready(const char *name, void (*ready)(const char *name)) __attribute__((weak));
+extern void trimtab_slot_explain(const char *name, const char *(*explain)(void *context)) __attribute__((weak));
+extern void trimtab_slot_refuse(const char *sentence) __attribute__((weak));
 
 /* What embed.c offers. */
 typedef int32_t (*embed_open_t)(const char *, const char *, const char *, void **, void **, int64_t *, const char *(**)(void *), char *, int64_t);
@@ -29,6 +33,7 @@ typedef struct opened {
     const char *(*explain)(void *);
     void (*close)(void *);
     struct opened *next;
+    char *slot, *path; /* of a named slot */
 } opened_t;
 
 static opened_t *all = NULL;
@@ -88,7 +93,7 @@ static int32_t remember(void *context, const char *(*explain)(void *), void (*cl
 {
     opened_t *one = malloc(sizeof *one);
     if (one) {
-        *one = (opened_t){context, explain, close, all};
+        *one = (opened_t){context, explain, close, all, NULL, NULL};
         all = one;
     }
     return one == NULL;
@@ -135,19 +140,56 @@ int32_t trimtab_open_correction(const char *kind, const char *path, const char *
     return failed;
 }
 
-int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int64_t length)
+static int32_t fill_slot(const char *slot, const char *path, const char *description, char *message, int64_t length)
 {
     void *function, *context;
     int64_t bytes;
-    if (!trimtab_slot_fill || !trimtab_slot_status)
-        return refuse(message, length, "this program has no named slots: link trimtab_slot.c into it");
-    if (trimtab_open_correction("", path, slot, "", &function, &context, &bytes, message, length))
+    if (trimtab_open_correction("", path, slot, description, &function, &context, &bytes, message, length))
         return 1;
-    if (!trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes))
+    if (!trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes)) {
+        if (trimtab_slot_explain)
+            trimtab_slot_explain(slot, all->explain);
+        all->slot = strdup(slot);
+        all->path = strdup(path);
         return 0;
+    }
     trimtab_slot_status(message, length);
     trimtab_close_correction(context);
     return 1;
+}
+
+/* Of a code on several ranks a block is here, of a size of its own: open what fills its slot once more, with the sizes that the code has. */
+static void fit_block(const char *slot)
+{
+    char message[1024];
+    int64_t length = trimtab_slot_description(NULL, 0);
+    char *text = malloc((size_t)length + 1);
+    opened_t *before = all;
+    while (before && !(before->slot && !strcmp(before->slot, slot)))
+        before = before->next;
+    if (!text || !before)
+        return free(text);
+    trimtab_slot_description(text, length + 1);
+    if (!strstr(text, "\"blocks\": []")) {
+        if (fill_slot(slot, before->path, text, message, sizeof message)) {
+            trimtab_slot_refuse(message);
+            fprintf(stderr, "trimtab: %s; the run goes on without the correction\n", message);
+        } else {
+            trimtab_close_correction(before->context);
+        }
+    }
+    free(text);
+}
+
+int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int64_t length)
+{
+    if (!trimtab_slot_fill || !trimtab_slot_status)
+        return refuse(message, length, "this program has no named slots: link trimtab_slot.c into it");
+    if (fill_slot(slot, path, "", message, length))
+        return 1;
+    if (trimtab_slot_description && trimtab_slot_when_ready && trimtab_slot_refuse)
+        trimtab_slot_when_ready(slot, fit_block);
+    return 0;
 }
 
 void trimtab_correction_message(void *context, char *message, int64_t length)
@@ -167,6 +209,8 @@ void trimtab_close_correction(void *context)
             opened_t *one = *at;
             *at = one->next;
             one->close(context);
+            free(one->slot);
+            free(one->path);
             free(one);
             return;
         }

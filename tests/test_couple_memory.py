@@ -222,8 +222,8 @@ def test_an_allocated_array_is_found(opens):
     assert restart.state == "bad" and "not put back are: old (module box)" in restart.found
     subprocess.run(["strip", "-o", "libbare.so", "libbox.so"], check=True)
     (restart,) = check_restart(opens(library='"./libbare.so"', no_old=1))
-    assert restart.state == "bad" and restart.remedy.endswith("a library with a symbol table would tell: build it without -s, and "
-                                                              "do not strip it")
+    assert restart.state == "bad" and restart.remedy.endswith("a library with a symbol table would tell: build it without "
+                                                              "-s, and do not strip it")
     assert [one.state for one in check_restart(opens(library='"./libbare.so"'))] == ["ok", "note"]
 
 

@@ -7,6 +7,9 @@
       subroutine trimtab_initialise() bind(c)
       use trimtab
 ! FILL: include 'your.common'
+!       (an MPI code sets its communicator, in place of MPI_INIT)
+! FILL: comm = MPI_COMM_WORLD
+! FILL: call trimtab_communicator(comm)
 ! FILL: call yourinit
 ! FILL: call trimtab_option(visc, 'visc')
 !       (what the TOML may change: numbers and texts; or none)
@@ -20,6 +23,8 @@
       use trimtab
 ! FILL: include 'your.common'
 ! FILL: call trimtab_clock(dt, 's')
+!       (an MPI code: 'y' has ny points, so many before these)
+! FILL: call trimtab_block('y', ny, before)
 !       Every field that a loss or a figure looks at:
 ! FILL: call trimtab_field(h, 'h', 'm', 'x y')
 !       All else that a restart needs: old levels, flags, counters:

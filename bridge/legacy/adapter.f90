@@ -8,6 +8,7 @@ subroutine trimtab_initialise() bind(c)
   ! FILL: use your_module, only: your_setup, viscosity
   implicit none
   ! FILL: call your_setup()
+  ! FILL: comm = MPI_COMM_WORLD; call trimtab_communicator(comm)   ! only of an MPI code, in place of MPI_INIT; README.md says more
   ! FILL: call trimtab_option(viscosity, 'viscosity')      ! numbers and texts that the TOML may change; or none
   call trimtab_refuse('trimtab_initialise in the adapter is not filled in yet')   ! FILL: take this line out
 end subroutine trimtab_initialise
@@ -18,6 +19,7 @@ subroutine trimtab_describe() bind(c)
   ! FILL: use your_module, only: dt, h, h_old, step_number
   implicit none
   ! FILL: call trimtab_clock(dt, 's')
+  ! FILL: call trimtab_block('y', ny, before)             ! only of an MPI code: 'y' has ny points in all, so many before these
   ! FILL: call trimtab_field(h, 'h', 'm', 'x y')            ! every field that a loss or a figure looks at
   ! FILL: call trimtab_hidden(h_old, 'h_old')               ! all else that a restart needs: old time levels, flags, counters
   ! FILL: call trimtab_hidden(step_number, 'step_number')

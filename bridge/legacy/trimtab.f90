@@ -25,11 +25,19 @@ module trimtab
     end subroutine trimtab_field
 
     !> State that a restart needs and nobody looks at: previous time levels, flags, counters, diagnostics kept from step to step.
-    subroutine trimtab_hidden(array, name) bind(c, name='trimtab_f_hidden')
+    !! An array of a code on several ranks names its dimensions, as a field does.
+    subroutine trimtab_hidden(array, name, dims) bind(c, name='trimtab_f_hidden')
       implicit none
       type(*), dimension(..), intent(inout) :: array
       type(*), dimension(..), intent(in) :: name
+      type(*), dimension(..), intent(in), optional :: dims
     end subroutine trimtab_hidden
+
+    !> Of a code on several ranks: a dimension that is divided, its points in all, and how many of them lie before this rank's.
+    subroutine trimtab_block(dim, whole, before) bind(c, name='trimtab_f_block')
+      implicit none
+      type(*), dimension(..), intent(in) :: dim, whole, before
+    end subroutine trimtab_block
 
     !> A slot; the inputs and outputs below it are its own.
     subroutine trimtab_slot(name) bind(c, name='trimtab_f_slot')
@@ -51,6 +59,13 @@ module trimtab
     end subroutine trimtab_output
 
     ! ---- in trimtab_initialise
+
+    !> The communicator of the ranks that share the domain, into the integer that holds yours; it stays as it is when nobody
+    !! gives one, so set it to MPI_COMM_WORLD before. MPI is started already.
+    subroutine trimtab_communicator(communicator) bind(c, name='trimtab_f_communicator')
+      implicit none
+      type(*), dimension(..), intent(inout) :: communicator
+    end subroutine trimtab_communicator
 
     !> A variable that the TOML may set: `name = ...` in [solver] takes the place of its value; otherwise it stays as it is.
     subroutine trimtab_option(variable, name) bind(c, name='trimtab_f_option')

@@ -3,6 +3,7 @@
  * only for trimtab_slot.c. */
 #ifndef TRIMTAB_ARRAY_H
 #define TRIMTAB_ARRAY_H
+#define _DEFAULT_SOURCE /* on_exit, dprintf */
 #include "trimtab_slot.h"
 #include <ISO_Fortran_binding.h>
 #include <math.h>
@@ -12,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RANK = CFI_MAX_RANK + 1, WORD = 128, MOST_FIELDS = 512, MOST_SLOTS = 16, MOST_PORTS = 32, MOST_OPTIONS = 256 };
+enum { RANK = CFI_MAX_RANK + 1, WORD = 128, MOST_FIELDS = 512, MOST_SLOTS = 16, MOST_PORTS = 32, MOST_OPTIONS = 256,
+       MOST_BLOCKS = 15 };
 typedef enum { NONE, REAL4, REAL8, INT1, INT2, INT4, INT8, BOOL1, BOOL4, BOOL8, TEXT } kind_t;
 static const char *KIND[] = {"", "real32", "real64", "int8", "int16", "int32", "int64", "bool", "bool", "bool", "text"};
 static const int WIDTH[] = {0, 4, 8, 1, 2, 4, 8, 1, 4, 8, 1};
@@ -22,10 +24,13 @@ typedef struct { char *base; kind_t kind; int rank; int64_t size, extent[RANK], 
 
 typedef struct { char name[WORD], value[1024]; bool given, asked; } option_t;
 typedef struct { char name[WORD], units[WORD], dims[WORD]; bool hidden; array_t array; int64_t at; } item_t;
+typedef struct { char dim[WORD]; int64_t whole, before; } block_t; /* points of a dimension in all, and before those that are here */
 typedef struct {
     char name[WORD];
     trimtab_function function;
     void *context, *inputs;
+    void (*ready)(const char *);
+    const char *(*explain)(void *);
     double *seen;
     bool recorded;
     int64_t bytes, room, n, m, given, calls; /* n, m: length of the inputs and of the outputs */
@@ -36,15 +41,16 @@ typedef struct {
 
 /* All that changes, in the heap and at one address: an image of the static memory of the code, put back, leaves it alone. */
 typedef struct {
-    int64_t status, handshake;
-    char sentence[1024], clock_units[WORD];
+    int64_t status, handshake, communicator, terminal; /* where to speak if the code ends the process; -1 while it does not run */
+    char sentence[1024], clock_units[WORD], log[4096];
     double clock_dt;
-    int n_fields, n_slots, n_options;
-    bool described, recording, refreshing;
+    int n_fields, n_slots, n_options, n_blocks;
+    bool described, recording, refreshing, communicator_given, communicator_asked;
     int (*go_on)(void);
     slot_t *present, slots[MOST_SLOTS];
     item_t fields[MOST_FIELDS];
     option_t options[MOST_OPTIONS];
+    block_t blocks[MOST_BLOCKS];
 } table_t;
 static table_t *T;
 
@@ -52,6 +58,7 @@ __attribute__((constructor)) static void make_table(void)
 {
     if (!T) T = calloc(1, sizeof *T);
     if (!T) abort();
+    T->terminal = -1;
 }
 
 /* Keep the first failure. */

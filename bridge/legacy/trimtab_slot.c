@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Named slots, and the fields of a code as it describes them; see trimtab_slot.h and trimtab.f90. */
-#include "trimtab_option.h"
+#include "trimtab_block.h"
+#include "trimtab_stop.h"
 #include <math.h>
 
 /* ---- description */
@@ -52,14 +53,14 @@ static void describe(void)
 {
     int before = T->n_fields;
     T->refreshing = T->described;
-    T->n_fields = 0;
+    T->n_fields = T->n_blocks = 0;
     for (int i = 0; i < T->n_slots; i++) T->slots[i].ins = T->slots[i].outs = 0, T->slots[i].n = T->slots[i].m = 0;
     T->present = NULL;
     trimtab_describe();
     T->present = NULL;
     if (!T->status && T->described && T->n_fields != before)
         fail(TRIMTAB_REFUSED, "trimtab_describe named %d fields at first and %d now: it must always name the same", before, T->n_fields);
-    T->described = 1;
+    if (!T->status) T->described = true;
 }
 
 void trimtab_f_clock(const CFI_cdesc_t *dt, const CFI_cdesc_t *units)
@@ -85,10 +86,10 @@ void trimtab_f_field(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdes
              (long long)size, (long long)one->array.size);
 }
 
-void trimtab_f_hidden(CFI_cdesc_t *array, const CFI_cdesc_t *name)
+void trimtab_f_hidden(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *dims)
 {
     int before = T->n_fields;
-    trimtab_f_field(array, name, NULL, NULL);
+    trimtab_f_field(array, name, NULL, dims);
     if (T->n_fields > before) T->fields[before].hidden = true;
 }
 
@@ -146,6 +147,7 @@ int64_t trimtab_slot_description(char *text, int64_t length)
     if (T->status) return 0;
     put(text, length, &at, "{\"version\": %d, \"dt\": %.17g, ", TRIMTAB_SLOT_VERSION, T->clock_dt);
     put_word(text, length, &at, "time_units", T->clock_units);
+    put_blocks(text, length, &at);
     put_items(text, length, &at, "fields", T->fields, T->n_fields);
     put(text, length, &at, ", \"options\": [");
     for (int i = 0; i < T->n_options; i++) {
@@ -182,6 +184,7 @@ int64_t trimtab_slot_status(char *text, int64_t length)
     return T->status;
 }
 
+void trimtab_slot_refuse(const char *sentence) { fail(TRIMTAB_CORRECTION_FAILED, "%s", sentence); }
 void trimtab_slot_clear(void) { T->status = 0; }
 void trimtab_slot_go_on(int (*ask)(void)) { T->go_on = ask; }
 void trimtab_slot_handshake(int64_t n) { T->handshake = n; }
@@ -256,6 +259,7 @@ int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *con
             T->slots[i].function = function;
             T->slots[i].context = context;
             T->slots[i].bytes = bytes;
+            T->slots[i].explain = NULL;
         }
     return T->status;
 }
@@ -264,6 +268,18 @@ void trimtab_slot_empty(const char *name)
 {
     for (int i = 0; i < T->n_slots; i++)
         if (!*name || !strcmp(T->slots[i].name, name)) T->slots[i].function = NULL;
+}
+
+void trimtab_slot_when_ready(const char *name, void (*ready)(const char *))
+{
+    slot_t *slot = find(name);
+    if (slot) slot->ready = ready;
+}
+
+void trimtab_slot_explain(const char *name, const char *(*explain)(void *))
+{
+    slot_t *slot = find(name);
+    if (slot) slot->explain = explain;
 }
 
 int64_t trimtab_slot_calls(const char *name)
@@ -297,6 +313,11 @@ bool trimtab_f_filled(const CFI_cdesc_t *name)
     slot = find(word);
     if (!slot || !slot->function) return false;
     if (!T->described) describe();
+    if (slot->ready && !T->status) {
+        void (*ready)(const char *) = slot->ready;
+        slot->ready = NULL;
+        ready(word);
+    }
     if (slot->room < slot->n) {
         free(slot->inputs);
         free(slot->seen);
@@ -356,7 +377,10 @@ void trimtab_f_ask(void)
     }
     slot->calls++;
     slot->answer = slot->function(slot->context, slot->inputs, slot->n, 1, T->clock_dt);
-    if (!slot->answer) fail(TRIMTAB_CORRECTION_FAILED, "the correction in the slot %s failed or never ran", slot->name);
+    if (slot->answer) return;
+    const char *why = slot->explain ? slot->explain(slot->context) : "";
+    fail(TRIMTAB_CORRECTION_FAILED, "the correction in the slot %s failed%s%s", slot->name, *why ? ": " : " or never ran", why);
+    if (!T->go_on) fprintf(stderr, "trimtab: %s; the run goes on without it\n", T->sentence);  /* nobody else asks for the status */
 }
 
 void trimtab_f_add(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *factor)

@@ -19,10 +19,16 @@ typedef void *(*trimtab_function)(void *context, void *inputs, int64_t n, int64_
 
 /* Fill a slot by name ("" for every slot) with numbers of 4 or 8 bytes; returns a status. */
 int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *context, int64_t bytes);
+/* Called once with the slot's name, at the code's first look at a slot that is filled, when its arrays exist. */
+void trimtab_slot_when_ready(const char *name, void (*ready)(const char *name));
+/* Who says why a call of what fills a slot failed, in a program that drives itself. */
+void trimtab_slot_explain(const char *name, const char *(*explain)(void *context));
 /* Empty a slot ("" for every slot). */
 void trimtab_slot_empty(const char *name);
 /* The failure kept, 0 for none, and its sentence. */
 int64_t trimtab_slot_status(char *text, int64_t length);
+/* Keep a failure of what fills a slot. */
+void trimtab_slot_refuse(const char *sentence);
 /* Forget the failure. */
 void trimtab_slot_clear(void);
 
@@ -30,8 +36,13 @@ void trimtab_slot_clear(void);
 int64_t trimtab_slot_description(char *text, int64_t length);
 /* An option before trimtab_initialise(): what trimtab_option in the adapter finds under that name. */
 void trimtab_slot_option(const char *name, const char *value);
+/* The communicator of the ranks that share the domain, before trimtab_initialise(), as Fortran's number for it: what
+ * trimtab_communicator in the adapter gives to the code. */
+void trimtab_slot_communicator(int64_t communicator);
 /* Asked after each step: anything but 0 ends the rollout. */
 void trimtab_slot_go_on(int (*ask)(void));
+/* The code runs from here on (until -1): if it ends the process, a sentence with the last words of its log goes to the descriptor. */
+void trimtab_slot_entered(int64_t descriptor, const char *log);
 /* The next trimtab_set_state(n, 1 ... n) checks what arrives instead of storing it. */
 void trimtab_slot_handshake(int64_t n);
 /* Calls of a slot ("" for all) since the program began. */

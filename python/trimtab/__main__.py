@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import trimtab
 from trimtab.commands import COMMANDS, command
@@ -29,11 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
         sys.path.insert(0, "")
-    from trimtab.parallel import launched  # it wants numpy, which `--help` need not wait for
+    from trimtab.launch import launched  # it wants numpy, which `--help` need not wait for
 
-    if launched()[1] and options.command_name in ALONE:
-        return 0  # rank 0 does it
     try:
+        if options.command_name in ALONE:
+            options.world = options.ranks(options)  # once: ranks that share something find each other here
+            if launched()[1] and options.world.size == 1:
+                return 0  # rank 0 does it
         return options.command(options)
     except KeyboardInterrupt:
         return _end(f"\nInterrupted; {options.hint(options)}", 130)
@@ -48,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _end(text: str, code: int) -> int:
     """Say it, and end the other ranks, which would wait for this one."""
-    from trimtab.parallel import get_world, launched
+    from trimtab.launch import launched
+    from trimtab.parallel import get_world
 
     if launched()[0] < 2:
         print(text, file=sys.stderr, flush=True)
@@ -72,9 +76,16 @@ def _parser() -> argparse.ArgumentParser:
         module = command(name)
         sentence = f"{module.TEXT[0].upper()}{module.TEXT[1:]}."
         one = listed.add_parser(name, parents=[shared], help=module.TEXT, description=sentence)
-        one.set_defaults(command_name=name, command=module.run, hint=getattr(module, "hint", _hint))
+        one.set_defaults(command_name=name, command=module.run, hint=getattr(module, "hint", _hint),
+                         ranks=getattr(module, "ranks", _alone))
         module.arguments(one)
     return parser
+
+
+def _alone(options: argparse.Namespace) -> Any:
+    from trimtab.world import World
+
+    return World()
 
 
 def _hint(options: argparse.Namespace) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from trimtab.bridge.compiled import Compiled, library
+from trimtab.bridge.coupled import coupled_spec
 from trimtab.bridge.fortran_solver import described_spec
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import slot_function
@@ -29,7 +30,7 @@ def open_correction(path: str, slot: str, description: str) -> tuple[int, int, i
     Args:
         path: a run folder (its best checkpoint), or a checkpoint file.
         slot: of a coupled code the slot's name; "" where there is one at most.
-        description: the solver's JSON; "" for what the checkpoint says of its state.
+        description: the solver's JSON, or a coupled code's (`trimtab_slot.h`); "" for what the checkpoint says of its state.
 
     Returns:
         Addresses of function and context, bytes a number, the address of a C function that says why a call failed (0: Python's
@@ -40,7 +41,12 @@ def open_correction(path: str, slot: str, description: str) -> tuple[int, int, i
     """
     configure_runtime()
     file = run_checkpoint(load_run(path)) if Path(path).is_dir() else Path(path)
-    spec = described_spec(json.loads(description)) if description else saved_spec(file)
+    described = json.loads(description) if description else {}
+    if not described or "slots" in described:
+        spec = saved_spec(file)
+        spec = coupled_spec(spec.solver, described) if described else spec
+    else:
+        spec = described_spec(described)
     correction = load_correction(file, spec).requires_grad_(False)
     torch.set_grad_enabled(False)  # for this thread, whose calls come from Fortran
     module, inputs, outputs = slot_part(correction, spec, slot)

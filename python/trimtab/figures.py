@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trimtab.climate import Curves
+from trimtab.files import replacing
 from trimtab.score_table import LABELS
 
 STYLE: dict[str, dict[str, Any]] = {
@@ -336,5 +337,6 @@ def _lyapunov_axis(axes: Axes, lyapunov_time: float) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
     return path

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
-from trimtab.parallel import World
 from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
+from trimtab.world import World
 
 LABEL_BATCH = 256  # states advanced at once
 MICROBATCH_VALUES = 2**12  # numbers of the states of a microbatch, by default
@@ -74,7 +74,10 @@ class Labels:
             return
         world, everything = world or World(), np.arange(len(self.windows))
         parts = np.array_split(everything, math.ceil(len(everything) / LABEL_BATCH))
-        mine = [self._compute(part) for part in parts[world.team :: world.teams]]
+        mine = []
+        for part in parts[world.team :: world.teams]:
+            world.sign("the labels of the offline phase")
+            mine.append(self._compute(part))
         shared = world.share([(None if self.view is None else seen, labels) for seen, labels in mine])
         found = [shared[number % world.teams * world.blocks + world.block][number // world.teams] for number in range(len(parts))]
         self._all = (None if self.view is None else np.concatenate([seen for seen, _ in found]),
@@ -93,7 +96,7 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
     """Set a correction's means and scales from states of the training runs and their labels.
 
     Args:
-        correction: its buffers are set.
+        correction: its buffers are set; of a solver on several ranks those of the first alone.
         solver: without correction.
         targets: the reference run.
         training: whose window and stride count.
@@ -108,7 +111,12 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
         raise ConfigError("The solver makes the truth's steps bit for bit, so that there is nothing to learn: change in "
                           "[reference] solver what the truth has, or in [solver] what the solver lacks (a value that the code's "
                           "own namelist sets holds for both).")
-    correction.fit_normalisation(seen, missing)
+    if getattr(solver, "block", None) is None or not hasattr(solver, "undivided"):
+        correction.fit_normalisation(seen, missing)
+        return
+    found = solver.undivided(seen, missing)  # all blocks, so that it does not depend on how many there are
+    if found is not None:
+        correction.fit_normalisation(*found)
 
 
 class Offline(Phase):
@@ -133,7 +141,7 @@ class Offline(Phase):
             raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
         self.config, self.correction = config, correction
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
-        self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
+        self.microbatch = cut(config.microbatch, config.batch, targets.spec.size, MICROBATCH_VALUES)
         self.labels, self.held_out = (
             Labels(solver, targets.windows(purpose, targets.gap, training.window), training.stride,
                    keep=targets.in_memory)

@@ -16,11 +16,28 @@ from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
+from trimtab.state import SolverSpec
 from trimtab.targets import Targets, Windows
+from trimtab.world import World
 
 SCALED = 256  # states that say how large the fields are
 VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
 MICROBATCH_VALUES = 2**11  # numbers of the states from which a microbatch starts, by default
+
+
+def loss_scale(spec: SolverSpec, windows: Windows) -> Tensor | None:
+    """What the loss divides differences by: each field's standard deviation over the training runs, see `loss.field_scale`.
+
+    Args:
+        spec: the solver's.
+        windows: of the training runs.
+
+    Returns:
+        (N,) float64, or None where all fields have one unit.
+    """
+    targets = windows.targets
+    scale = field_scale(targets.spec, windows.whole(windows.spread(SCALED)))  # of the whole domain, also where a block is here
+    return scale if scale is None or targets.block is None else scale[torch.from_numpy(targets.block)]
 
 
 class Online(Phase):
@@ -30,25 +47,31 @@ class Online(Phase):
     Args:
         config: [training].
         solver, correction, targets: what is trained, and on what.
+        world: ranks that may share an ensemble's members.
 
     Raises:
-        ConfigError: an unknown gradient, or no target within a window.
+        ConfigError: an unknown gradient, one without members to share, or no target within a window.
         DataError: runs too short for a window.
     """
 
     name = "online"
 
-    def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets):
+    shares_members = True
+
+    def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets,
+                 world: World | None = None):
         self.config, self.solver, self.correction = config, solver, correction
         self.epochs, self.batch, self.seed = config.epochs, config.batch, config.seed
-        self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
+        self.microbatch = cut(config.microbatch, config.batch, targets.spec.size, MICROBATCH_VALUES)
         self.gradient = get_gradient(config.gradient, **config.gradient_options)
+        if world is not None:
+            self.gradient.join(world.cohort, world.holders)
         lengths = {config.window, *(window for _, window in config.curriculum)}
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
+        self.size_of_state = targets.spec.size  # of the undivided state: a validation is cut alike for any number of blocks
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
-        first = self.windows[config.window]
-        self.scale = field_scale(solver.spec, first.batch(first.spread(SCALED), (0,))[0])
+        self.scale = loss_scale(solver.spec, self.windows[config.window])
         self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
@@ -83,7 +106,7 @@ class Online(Phase):
     def held(self) -> list[np.ndarray]:
         """See `Phase.held`."""
         indices = self.held_out.spread(self.config.validate_windows)
-        members = max(1, VALIDATION_VALUES // (self.solver.spec.size * (self.config.window + 1)))
+        members = max(1, VALIDATION_VALUES // (self.size_of_state * (self.config.window + 1)))
         return [indices[first : first + members] for first in range(0, len(indices), members)]
 
     @torch.no_grad()

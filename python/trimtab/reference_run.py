@@ -6,6 +6,7 @@ Every run is computed alone, so that its bits depend neither on how many runs th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -80,7 +81,7 @@ def part_path(folder: Path, run: int) -> Path:
     return folder / f"run-{run:05d}.npy"
 
 
-def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener) -> Iterator[float]:
+def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener, *, writes: bool = True) -> Iterator[float]:
     """Compute one run and leave it in its part file.
 
     Args:
@@ -88,6 +89,7 @@ def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener) -> Ite
         run: its number, which with the seed decides its initial state.
         folder: of the part files.
         open_solver: opens a solver by name and keywords.
+        writes: whether to write the file, which of the ranks that share a solver one does.
 
     Yields:
         The done part, 0 to 1.
@@ -118,18 +120,15 @@ def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener) -> Ite
                 done += inner * solver.spec.size
                 yield done / work
         chunk = max(1, CHUNK_BYTES // (8 * truth.spec.size))
-        with replacing(part_path(folder, run)) as partial:
-            out = np.lib.format.open_memmap(partial, "w+", np.float64, (recipe.snapshots, _size(recipe)))
-            _reserve(partial)
-            out[0], at = _filtered(recipe, truth.spec, state)[0], 1
+        with _part(part_path(folder, run), (recipe.snapshots, _size(recipe)), writes) as out:
+            out[:1], at = _filtered(recipe, truth.spec, state), 1
             while at < recipe.snapshots:
                 count = min(chunk, recipe.snapshots - at)
                 states = truth.advance(state, count, stride=stride, time=(at - 1) * recipe.interval).states
-                out[at : at + count] = _filtered(recipe, truth.spec, states[1:, 0])
+                if writes:
+                    out[at : at + count] = _filtered(recipe, truth.spec, states[1:, 0])
                 state, at, done = states[-1].copy(), at + count, done + count * stride * truth.spec.size
                 yield done / work
-            out.flush()
-            del out
     finally:
         truth.close()
         coarse.close()
@@ -153,6 +152,20 @@ def work() -> None:
     except TrimtabError as error:
         messages.write(json.dumps({"error": type(error).__name__, "text": str(error)}) + "\n")
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _part(path: Path, shape: tuple[int, int], writes: bool) -> Iterator[np.ndarray]:
+    """The mapped part file, whole afterwards or absent; for a rank that does not write room for the first snapshot."""
+    if not writes:
+        yield np.empty((1, shape[1]))
+        return
+    with replacing(path) as partial:
+        out = np.lib.format.open_memmap(partial, "w+", np.float64, shape)
+        _reserve(partial)
+        yield out
+        out.flush()
+        del out
 
 
 def _reserve(path: Path) -> None:

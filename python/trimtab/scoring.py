@@ -20,23 +20,26 @@ from trimtab.config import Experiment, dump_experiment
 from trimtab.errors import CheckpointError, ConfigError, DataError
 from trimtab.evaluation import Evaluation, evaluate, match_times
 from trimtab.files import replacing
+from trimtab.joined import local_spec, open_joined
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.score_table import ScoreTable, combine, read_table
 from trimtab.sections import TrainingConfig
 from trimtab.solver import Solver
 from trimtab.targets import Targets
+from trimtab.world import World
 
 CHECKPOINT_OF = {"offline": "offline", "online": "best"}
 SEARCH_STARTS = 8  # training states on which the Smagorinsky constant is chosen
 
 
-def score_run(folder: str | Path, *, again: bool = False, progress: Progress = silent) -> ScoreTable:
+def score_run(folder: str | Path, *, again: bool = False, progress: Progress = silent, world: World | None = None) -> ScoreTable:
     """Score a run, and leave scores.csv, scores.json and curves.npz in its folder.
 
     Args:
         folder: the run folder.
         again: score even when the stored scores are those of these checkpoints and settings.
         progress: told how far it is, as "scoring: what".
+        world: ranks that share the run's solver, all of which call this; the first one writes.
 
     Returns:
         The table.
@@ -46,24 +49,27 @@ def score_run(folder: str | Path, *, again: bool = False, progress: Progress = s
         ConfigError: lead times that fall between snapshots.
         DataError: a reference run that does not fit.
     """
-    run = load_run(folder)
+    run, world = load_run(folder), world or World()
     stamp = _stamp(run)
+    stored = None
     if not again and (run.folder / "scores.json").is_file() and (run.folder / "curves.npz").is_file():
         stored = read_table(run.folder / "scores.json")
-        if stored.settings.get("stamp") == stamp:
-            return stored
-    solver = trimtab.open_solver(run.experiment.solver.name, **run.experiment.solver.options)
+    stored = world.broadcast(stored if stored is not None and stored.settings.get("stamp") == stamp else None)
+    if stored is not None:
+        return stored
+    solver = open_joined(trimtab.open_solver, world.domain, run.experiment.solver.name, **run.experiment.solver.options)
     try:
-        evaluation = _evaluate(run, solver, progress)
+        evaluation = _evaluate(run, solver, progress, world)
     finally:
         solver.close()
     table = dataclasses.replace(evaluation.table, settings={**evaluation.table.settings, "stamp": stamp})
-    write_scores(Evaluation(table, evaluation.curves), run.folder)
+    if world.rank == 0:
+        write_scores(Evaluation(table, evaluation.curves), run.folder)
     return table
 
 
-def score_runs(folders: Sequence[str | Path], out: Path, *, again: bool = False,
-               progress: Progress = silent) -> tuple[ScoreTable, list[Curves]]:
+def score_runs(folders: Sequence[str | Path], out: Path, *, again: bool = False, progress: Progress = silent,
+               world: World | None = None) -> tuple[ScoreTable, list[Curves]]:
     """Score several runs of one experiment, usually seeds, and put them together.
 
     Args:
@@ -71,6 +77,7 @@ def score_runs(folders: Sequence[str | Path], out: Path, *, again: bool = False,
         out: folder for the combined scores.csv and scores.json; made when missing.
         again: score all again.
         progress: told how far it is.
+        world: see `score_run`.
 
     Returns:
         The combined table, whose spread is over the runs, and the curves of each run.
@@ -79,9 +86,10 @@ def score_runs(folders: Sequence[str | Path], out: Path, *, again: bool = False,
         ConfigError: runs of different experiments.
         CheckpointError, DataError: see `score_run`.
     """
-    table = combine([score_run(folder, again=again, progress=progress) for folder in folders])
-    out.mkdir(parents=True, exist_ok=True)
-    _write_table(table, out)
+    table = combine([score_run(folder, again=again, progress=progress, world=world) for folder in folders])
+    if world is None or world.rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_table(table, out)
     return table, [read_curves(Path(folder)) for folder in folders]
 
 
@@ -139,12 +147,12 @@ def check_scores(experiment: Experiment) -> None:
         match_times(dt, stride, experiment.reference.interval or stride * dt, experiment.score.leads)
 
 
-def _evaluate(run: Run, solver: Solver, progress: Progress) -> Evaluation:
+def _evaluate(run: Run, solver: Solver, progress: Progress, world: World) -> Evaluation:
     experiment, spec = run.experiment, solver.spec
     config, stride = experiment.score, experiment.training.stride
     closures: dict[str, Any] = {}
     notes = []
-    path = make_reference(experiment, spec, progress=progress)
+    path = make_reference(experiment, spec, progress=progress, world=world)
     targets = Targets(path, spec, experiment.reference, stride * spec.dt)
     try:
         for closure in config.closures:
@@ -152,7 +160,7 @@ def _evaluate(run: Run, solver: Solver, progress: Progress) -> Evaluation:
             if closure == "none":
                 closures[closure] = None
             elif checkpoint in run.checkpoints:
-                closures[closure] = load_correction(run.checkpoints[checkpoint], spec)
+                closures[closure] = load_correction(run.checkpoints[checkpoint], local_spec(solver))
             elif checkpoint:
                 notes.append(f"No {closure} row: the run has no {checkpoint}.pt.")
             else:

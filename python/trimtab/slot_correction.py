@@ -130,14 +130,15 @@ class SlotCorrection(nn.Module):
         """Set mean and scale of each input field, and the scale of each output field.
 
         Args:
-            seen: (R, M) float64, numpy or torch.
-            tendencies: (R, M') in the fields' units per unit of time; None leaves the output scale as it is.
+            seen: (R, M) float64, numpy or torch; or one array a field, of any number of points.
+            tendencies: (R, M') in the fields' units per unit of time, or one array a field; None leaves the output scale as it
+                is.
 
         Raises:
             InputError: an input, or every tendency, that does not vary.
         """
         device = self.input_mean.device
-        parts = torch.as_tensor(seen).to(device, torch.float64).split(self.input_sizes, -1)
+        parts = _by_field(seen, self.input_sizes, device)
         deviations = torch.stack([part.std() for part in parts])
         # An input that is the same everywhere (a constant, a mask at one value) only loses its mean.
         if not (deviations > 0).any():
@@ -145,7 +146,7 @@ class SlotCorrection(nn.Module):
         self.input_mean.copy_(torch.stack([part.mean() for part in parts]))
         self.input_scale.copy_(torch.where(deviations > 0, deviations, 1.0))
         if tendencies is not None:
-            outputs = torch.as_tensor(tendencies).to(device, torch.float64).split(self.output_sizes, -1)
+            outputs = _by_field(tendencies, self.output_sizes, device)
             sizes = torch.stack([part.square().mean().sqrt() for part in outputs])
             self.output_scale.copy_(torch.where(sizes > 0, sizes, varying("tendency", sizes.max())))
 
@@ -177,6 +178,12 @@ class SlotPart(nn.Module):
     def forward(self, seen: Tensor) -> Tensor:
         """(B, m) -> (B, m'); see `SlotCorrection.apply_slot`."""
         return self.whole.apply_slot(self.slot, seen)
+
+
+def _by_field(values: Any, sizes: list[int], device: torch.device) -> Sequence[Tensor]:
+    if isinstance(values, list):
+        return [torch.as_tensor(one).to(device, torch.float64) for one in values]
+    return torch.as_tensor(values).to(device, torch.float64).split(sizes, -1)
 
 
 def _outputs(output: Any, slot: Slot, members: int) -> list[Tensor]:

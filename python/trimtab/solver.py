@@ -6,7 +6,8 @@ What a solver may offer besides (an adjoint of its tendency, a projection) is sa
 A solver that is MPI-parallel itself is opened with the keyword `comm`, the mpi4py communicator of the ranks that share it (a
 Fortran code takes `comm.py2f()`), or without it for the whole domain on one rank. Its `spec` is of the block that this rank
 holds; it says besides `whole`, the `SolverSpec` of the undivided state, and `block`, (N,) int, which components of that this rank
-holds. A member that blows up anywhere is marked on every rank. All ranks call `advance` together.
+holds. A member that blows up anywhere is marked on every rank. All ranks call `advance` together. (`joined.py` makes one of
+undivided states of it. For a normalisation that is fitted it also needs `undivided`, see `CoupledSolver`.)
 """
 
 from __future__ import annotations

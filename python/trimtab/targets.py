@@ -315,6 +315,10 @@ class Windows:
         """
         return self._cut(self.targets.gather(*self._places(indices, leads)))
 
+    def whole(self, indices: Any) -> np.ndarray:
+        """Initial states of some windows as the truth has them, never cut down to a block, (B, N) float64."""
+        return self.targets.gather(*self._places(indices, (0,)))[0]
+
     def observe(self, indices: Any, leads: Sequence[int]) -> np.ndarray:
         """What training sees of the same: observations, NaN where nothing is observed; arguments as in `batch`."""
         return self._cut(self.targets.observe(*self._places(indices, leads)))

@@ -25,15 +25,16 @@ from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
-from trimtab.parallel import PATIENCE, World, get_world
+from trimtab.parallel import get_world
 from trimtab.phase import Phase
 from trimtab.position import Position, Result
 from trimtab.records import RECORDED, Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
 from trimtab.session import StopSignal, deterministic, log, logged, unlogged
-from trimtab.state import SolverSpec
+from trimtab.state import SolverSpec, visible_size
 from trimtab.targets import Targets
+from trimtab.world import LONGEST, PATIENCE, World
 
 OUTPUTS = ("last.pt", "best.pt", "offline.pt", "metrics.csv")
 PROGRESS_SECONDS, LOG_SECONDS = 0.1, 10.0  # between two signs of life: for a bar, and in the log
@@ -73,7 +74,8 @@ class Trainer:
         self.experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
         self.folder = Path(out or Path("runs") / (self.experiment.name or self.experiment.solver.name))
         self.resume, self.progress, self._opener = resume, progress, open_solver
-        self.world = (world or get_world()).place(self.experiment.parallel.domain)
+        self.world = (world or get_world()).place(self.experiment.parallel.domain, self.experiment.parallel.members)
+        self.world.patience = self.experiment.parallel.timeout or LONGEST
         self._writes = self.world.rank == 0
 
     def fit(self) -> Result:
@@ -95,7 +97,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self._signal, self._told, self._begun, self._logged = StopSignal(), 0.0, False, time.monotonic()
         with contextlib.ExitStack() as stack:
-            stack.callback(setattr, self.world, "limit", math.inf)
+            stack.enter_context(self.world.working("the run folder"))
             saved = self.world.broadcast(self._open_folder(stack) if self._writes else stack.enter_context(unlogged()))
             self._open_data()
             self.records: Records | None = None
@@ -248,16 +250,24 @@ class Trainer:
     def _open_data(self) -> None:
         """Open the solver, and the reference run, which is made first when it is not there."""
         experiment, opener = self.experiment, self._opener or trimtab.open_solver
+        self.world.doing = "opening the solver"
         shared = {} if self.world.domain is None else {"comm": self.world.domain}
         self.solver = opener(experiment.solver.name, **experiment.solver.options, **shared)
         self.whole: SolverSpec = getattr(self.solver, "whole", self.solver.spec)
-        if shared and (self.whole is self.solver.spec or not experiment.correction.input_mean):
-            raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, as "
-                              "`trimtab.solver` tells, and a normalisation given in [correction], the same for all blocks.")
+        if shared and self.whole is self.solver.spec:
+            raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, with "
+                              "trimtab_block in an adapter or as `trimtab.solver` tells.")
+        if shared and not (experiment.correction.input_mean or hasattr(self.solver, "undivided")):
+            raise ConfigError(f"parallel.domain = {self.world.blocks} with a solver of yours needs a normalisation given in "
+                              "[correction], the same for all blocks.")
+        if shared and hasattr(self.solver, "surroundings"):  # it may end the job, with a word that would be missed otherwise
+            log.info("the code prints on each rank into a trimtab.log of its own, here %s", self.solver.surroundings.log)
         checkpoint.build_correction(experiment, self.solver.spec)  # refuses now, not after hours
         if experiment.training.start_from and experiment.offline.steps:
             raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")
-        get_gradient(experiment.training.gradient, **experiment.training.gradient_options).check(self.solver)
+        gradient = get_gradient(experiment.training.gradient, **experiment.training.gradient_options)
+        gradient.join(self.world.cohort, self.world.holders)
+        gradient.check(self.solver)
         path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
         h = experiment.training.stride * self.solver.spec.dt
         self.targets = Targets(path, self.whole, experiment.reference, h, experiment.observation,
@@ -297,14 +307,14 @@ class Trainer:
             if self.at.phase == "online" and self.best is not None:
                 self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
         self.crew = Crew(self.world, self.correction, seed=seed, timeout=experiment.parallel.timeout,
-                         share=self.solver.spec.size / self.whole.size, signalled=lambda: self._signal.number)
+                         share=visible_size(self.solver.spec) / visible_size(self.whole), signalled=lambda: self._signal.number)
 
     def _offline(self) -> Offline:
         experiment = self.experiment
         return Offline(experiment.offline, experiment.training, self.solver, self.correction, self.targets)
 
     def _online(self) -> Online:
-        return Online(self.experiment.training, self.solver, self.correction, self.targets)
+        return Online(self.experiment.training, self.solver, self.correction, self.targets, self.world)
 
     def _turn_online(self) -> None:
         """Keep the best of the offline phase, and begin the online phase from it or from a fresh network."""

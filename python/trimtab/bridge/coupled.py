@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trimtab.blocks import Division, check_blocks
 from trimtab.bridge.callback import Callback
 from trimtab.bridge.compiled import Compiled
 from trimtab.bridge.library import Library
@@ -17,6 +19,7 @@ from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import explained, slot_function
 from trimtab.bridge.surroundings import Surroundings
 from trimtab.errors import BlowUpError, ConfigError, CorrectionError, SolverError
+from trimtab.parallel import get_world
 from trimtab.slot_correction import slot_sizes
 from trimtab.slot_weight import SlotWeight
 from trimtab.solver import OnBlowUp, whole_steps
@@ -64,10 +67,12 @@ class CoupledSolver(SlotViews):
         files, stdin, namelist: see `Surroundings`.
         weight: how the slot's outputs enter the state, as `trimtab couple check` wrote it; see `SlotWeight`.
         alone: this process is the code's own: its folder, standard input and output are used as they are.
+        comm: communicator (mpi4py) of the ranks that share the code; None for this rank alone.
         options: what the adapter takes with trimtab_option.
 
     Attributes:
         spec: what the adapter says.
+        whole, block: of a code that says with trimtab_block what it holds, see `trimtab.solver`; else `spec` and None.
         on_step: called with the number of outer steps done, when it is set.
         surroundings: where it runs; `surroundings.log` holds what it printed.
 
@@ -77,16 +82,17 @@ class CoupledSolver(SlotViews):
 
     def __init__(self, name: str, *, library: str, files: Sequence[str] = (), stdin: str = "",
                  namelist: Mapping[str, Any] | None = None, weight: Mapping[str, Any] | None = None, alone: bool = False,
-                 **options: Any):
+                 comm: Any = None, **options: Any):
         configure_runtime()
         self.surroundings = Surroundings(name, files, stdin, namelist or {}, alone=alone)
         try:
-            self.library = Library(library, self.surroundings)
+            self.library = Library(library, self.surroundings, comm)
             with self.surroundings.entered():
                 self.library.initialise(options)
                 described = self.library.describe()
-                self.spec = _spec(name, described)
+                self.spec = coupled_spec(name, described)
                 _check_options(name, options, described["options"])
+                self._divide(described, comm)
                 self.library.shake_hands(self.spec.size)
                 self._initial = np.empty((1, self.spec.size))
                 self.library.get_state(self._initial[0])
@@ -98,6 +104,42 @@ class CoupledSolver(SlotViews):
         self._fillings: dict[str, Callback | Compiled] = {}
         self._closed = False
         self.on_step: Callable[[int], None] | None = None
+
+    def _divide(self, described: Mapping[str, Any], comm: Any) -> None:
+        """Which block is here; every rank that shares the code looks at all blocks."""
+        self._comm = comm if comm is not None and comm.size > 1 else None
+        blocks = {one["dim"]: (one["whole"], one["before"]) for one in described.get("blocks", [])}
+        self.division = Division(self.spec, blocks)
+        self.whole = self.division.whole if blocks else self.spec
+        self.block: np.ndarray | None = self.division.places if blocks else None
+        remedy = "set the code's communicator with trimtab_communicator, and use that one everywhere in place of MPI_COMM_WORLD"
+        if self._comm is None and self.whole.size != self.spec.size:
+            raise ConfigError(f"{self.spec.solver} is to be on one rank, and holds {self.spec.size} of {self.whole.size} numbers "
+                              f"there: {remedy}.")
+        if self._comm is not None and self._comm.size < get_world().size and not described.get("communicator"):
+            raise ConfigError(f"{self._comm.size} of {get_world().size} ranks share {self.spec.solver}, and its adapter does not "
+                              f"ask which: {remedy}.")
+        check_blocks(self.division, [self.division.places] if self._comm is None else self._comm.allgather(self.division.places))
+
+    def undivided(self, seen: np.ndarray, tendencies: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+        """What the slots see and should return, of all blocks and without halos: the same numbers for any number of ranks.
+
+        Args:
+            seen, tendencies: (B, M) and (B, M') of this rank's block; every rank that shares the code calls this.
+
+        Returns:
+            One (B, m) array an input and an output on the first rank; None on the others.
+        """
+        sides = []
+        for kind, values in (("inputs", seen), ("outputs", tendencies)):
+            fields = [one for slot in self.spec.slots for one in getattr(slot, kind)]
+            parts = np.split(values, np.cumsum([one.size for one in fields])[:-1], axis=1)
+            sides.append([(part[:, own], there) for part, (own, there) in
+                          zip(parts, map(self.division.within, fields), strict=True)])
+        found = [sides] if self._comm is None else self._comm.gather(sides, root=0)
+        if found is None:
+            return None
+        return _put_together([one[0] for one in found]), _put_together([one[1] for one in found])
 
     def initial_state(self) -> np.ndarray:
         """(1, N) float64, the code's own state after its set-up."""
@@ -131,7 +173,12 @@ class CoupledSolver(SlotViews):
                         raise ConfigError(f"By inner step {(step + 1) * stride} of a run: {error}") from error
                     if self.on_step is not None:
                         self.on_step(step + 1)
-                    if not self._sound(states[step + 1, member]):
+                    sound = self._sound(states[step + 1, member])
+                    if self._comm is not None:  # the others would wait for a rank that goes on to the next member
+                        lost = np.empty(1)
+                        self._comm.Allreduce(np.array([not sound], float), lost)  # a sum
+                        sound = not lost[0]
+                    if not sound:
                         states[step + 1 :, member] = np.nan
                         if inputs is not None:
                             inputs[step + 1 :, member] = np.nan
@@ -176,7 +223,6 @@ class CoupledSolver(SlotViews):
         library.get_state(state)
 
     def _said(self) -> str:
-        """What the code printed last, as a sentence's end."""
         with self.surroundings.entered():
             self.library.flush()
         return self.surroundings.said()
@@ -265,7 +311,19 @@ class _Nothing(nn.Module):
         return torch.zeros(seen.shape[0], self.outputs, dtype=seen.dtype)  # type: ignore[call-overload]
 
 
-def _spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
+def coupled_spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
+    """What an adapter says of its code.
+
+    Args:
+        name: the code's.
+        described: see `Library.describe`.
+
+    Returns:
+        The spec.
+
+    Raises:
+        ConfigError: no field, no time step, or a description that does not hold together.
+    """
     if not described["fields"]:
         raise ConfigError(f"The adapter of {name} describes no field: call trimtab_field in trimtab_describe.")
     if not described["dt"] > 0:
@@ -279,8 +337,9 @@ def _spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
                 raise ConfigError(f"The adapter of {name} has a dimension {dim!r} of {lengths[dim]} and of {length} points: "
                                   "give each "
                                   "its own name.")
-    slots = tuple(Slot(one["name"], *(tuple(_field(name, field) for field in one[kind]) for kind in ("inputs", "outputs")))
-                  for one in described["slots"])
+    own = {one.name: one for one in fields}
+    slots = tuple(Slot(one["name"], tuple(_field(name, field) for field in one["inputs"]),
+                       tuple(_output(own, _field(name, field)) for field in one["outputs"])) for one in described["slots"])
     for slot in slots:
         if not slot.inputs or not slot.outputs:
             raise ConfigError(f"The slot {slot.name} of {name} has no {'output' if slot.inputs else 'input'}: name it in "
@@ -291,7 +350,7 @@ def _spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
 
 def _field(name: str, one: Mapping[str, Any]) -> Field:
     shape, dims = tuple(one["shape"]), tuple(one["dims"].split())
-    if not dims or one["hidden"]:
+    if not dims:
         dims = tuple(f"{one['name']}_{i + 1}" for i in range(len(shape)))
     elif len(dims) == len(shape) - 1 and shape[0] == 2:  # a complex number is two
         dims = ("part", *dims)
@@ -300,6 +359,26 @@ def _field(name: str, one: Mapping[str, Any]) -> Field:
                           f"{shape}: name "
                           "one for each, first index first.")
     return Field(one["name"], one["name"], one["units"] or "1", dims[::-1], shape[::-1], {}, one["hidden"], one["kind"])
+
+
+def _output(fields: Mapping[str, Field], output: Field) -> Field:
+    """An output with the dimensions of its own field, of which it is the tendency."""
+    own = fields.get(output.name)
+    return output if own is None or own.shape != output.shape else dataclasses.replace(output, dims=own.dims)
+
+
+def _put_together(ranks: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[np.ndarray]:
+    """Of each field the undivided (B, m) from the ranks' parts and their places; what every rank holds is taken once."""
+    fields = []
+    for parts in zip(*ranks, strict=True):
+        if len(parts) > 1 and np.array_equal(parts[0][1], parts[1][1]) and not np.array_equal(parts[0][0], parts[1][0]):
+            fields.append(np.concatenate([values for values, _ in parts], axis=1))  # divided, but the adapter does not say how
+            continue
+        whole = np.empty((len(parts[0][0]), 1 + max(int(places.max()) for _, places in parts)))
+        for values, places in reversed(parts):
+            whole[:, places] = values
+        fields.append(whole)
+    return fields
 
 
 def _check_options(name: str, given: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.bridge.ranks import start_mpi
 from trimtab.bridge.surroundings import Surroundings
 from trimtab.errors import STATUS, ConfigError, SolverError
 
@@ -33,16 +34,18 @@ class Library:
     Args:
         path: the shared library.
         surroundings: where it runs.
+        comm: communicator (mpi4py) of the ranks that share the code; None for this rank alone.
 
     Raises:
-        ConfigError: no such file, not a library of an adapter, or of another version.
+        ConfigError: no such file, not a library of an adapter, or of another version; see `start_mpi`.
     """
 
-    def __init__(self, path: str | Path, surroundings: Surroundings):
+    def __init__(self, path: str | Path, surroundings: Surroundings, comm: Any = None):
         path = Path(path)
         if not path.is_file():
             raise ConfigError(f"There is no library {path} in {Path.cwd()}: build it with make, and call trimtab where the "
                               "TOML is.")
+        communicator = start_mpi(path, comm)
         self.private = surroundings.folder / path.name
         shutil.copy(path, self.private)
         try:
@@ -66,6 +69,9 @@ class Library:
         self._option = self._procedure("trimtab_slot_option", ctypes.c_char_p, ctypes.c_char_p)
         self._handshake = self._procedure("trimtab_slot_handshake", _LONG)
         self._clear = self._procedure("trimtab_slot_clear")
+        surroundings.on_entry = self._procedure("trimtab_slot_entered", _LONG, ctypes.c_char_p)
+        if communicator is not None:
+            self._procedure("trimtab_slot_communicator", _LONG)(communicator)
         self._procedure("trimtab_slot_go_on", _POINTER)(ctypes.cast(ctypes.pythonapi.PyErr_CheckSignals, _POINTER))
 
     def initialise(self, options: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from trimtab.bridge.coupled import CoupledSolver, IsolatedCode
 from trimtab.bridge.fortran_solver import FortranSolver
+from trimtab.bridge.ranks import mpi_libraries
 from trimtab.errors import ConfigError
 from trimtab.isolation import open_isolated
 from trimtab.solver import Solver
@@ -46,9 +47,9 @@ def open_solver(name: str, **options: Any) -> Any:
     return FortranSolver(name, **options)
 
 
-def open_code(name: str, *, library: str, isolation: str = "process", snapshot: str = "none", instances: int = 1,
+def open_code(name: str, *, library: str, isolation: str = "", snapshot: str = "none", instances: int = 1,
               timeout: float = 0.0, files: Any = (), stdin: str = "", namelist: Mapping[str, Any] | None = None,
-              weight: Mapping[str, Any] | None = None, **options: Any) -> Any:
+              weight: Mapping[str, Any] | None = None, comm: Any = None, **options: Any) -> Any:
     """Open a code with an adapter.
 
     Args:
@@ -56,13 +57,15 @@ def open_code(name: str, *, library: str, isolation: str = "process", snapshot: 
         library: the shared library of its sources and the adapter.
         isolation: "process" (the code runs in a process of its own, which a STOP ends and nothing else), "fork" (each rollout
             in a copy of a prepared process, so that nothing the code remembers goes from one to the next) or "none" (in this
-            process: fastest to open, ended by a STOP); see `trimtab.isolation`.
+            process: fastest to open, ended by a STOP); see `trimtab.isolation`. Default: "process", and "none" for a library that
+            is linked with MPI, which runs in the ranks themselves.
         snapshot: "image": before each rollout the code's static memory is put back as it was when opened.
         instances, timeout: see `trimtab.isolation.IsolatedSolver`.
         files: files and folders that are copied into the folder in which the code runs.
         stdin: the file that it reads as standard input.
         namelist: file -> group -> variable -> value, changed in the copies.
         weight: how the slots' outputs enter the state; `trimtab couple check` writes it.
+        comm: communicator (mpi4py) of the ranks that share the code, see `trimtab.solver`; None for this rank alone.
         options: what the adapter takes with trimtab_option.
 
     Raises:
@@ -75,10 +78,18 @@ def open_code(name: str, *, library: str, isolation: str = "process", snapshot: 
         "stdin": str(Path(stdin).absolute()) if stdin else "",
         "namelist": dict(namelist or {}),
     }
+    speaks_mpi = bool(mpi_libraries(library)) if Path(library).is_file() else comm is not None
+    isolation = isolation or ("none" if speaks_mpi else "process")
+    if speaks_mpi and isolation != "none":
+        raise ConfigError(f"{library} is linked with MPI, and a code that talks to other ranks runs in them: solver.isolation = "
+                          f"{isolation!r} must be \"none\", or be left out.")
     if isolation == "none":
         if instances != 1 or timeout or snapshot != "none":
             raise ConfigError("solver.instances, timeout and snapshot need isolation = \"process\" or \"fork\".")
-        return CoupledSolver(name, weight=weight, **given, **options)
+        return CoupledSolver(name, weight=weight, comm=comm, **given, **options)
+    if comm is not None:
+        raise ConfigError(f"{library} is linked with no MPI library, and {comm.size} ranks are to share it: build it with FC = "
+                          "mpif90, or set parallel.domain = 1.")
     named: dict[str, Any] = {"isolation": isolation, "snapshot": snapshot, "instances": instances, "timeout": timeout}
     if snapshot != "none":
         named["libraries"] = (Path(library).name,)

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import f90nml
 from trimtab.errors import ConfigError
 
 LOOKED_AT = 2**20  # bytes of a file that tell whether it was changed, with its size
+SAID = 4000  # bytes at a log's end that are looked at
 
 class Surroundings:
     """A scratch folder of one instance of a code.
@@ -34,6 +35,8 @@ class Surroundings:
         folder: the scratch folder, gone when this object is.
         log: what the code printed.
         copied: names of the files in it that were given.
+        on_entry: told the descriptor of the standard error before and the log's path when the code begins to run, and (-1, None)
+            when it does not run any more.
 
     Raises:
         ConfigError: a file that is not there, not in the list, or no namelist.
@@ -42,6 +45,7 @@ class Surroundings:
     def __init__(self, name: str, files: Sequence[str], stdin: str, namelist: Mapping[str, Any], *,
                  alone: bool = False):
         self._alone = alone
+        self.on_entry: Callable[[int, bytes | None], Any] | None = None
         self.folder = Path.cwd() if alone else Path(tempfile.mkdtemp(prefix=f"trimtab-{name}-"))
         self._finalizer = weakref.finalize(self, _remove, None if alone else self.folder)
         self.log = self.folder / "trimtab.log"
@@ -89,8 +93,12 @@ class Surroundings:
         try:
             for number, opened in enumerate((self._stdin, self._log, self._log)):
                 os.dup2(opened, number)
+            if self.on_entry is not None:
+                self.on_entry(kept[2], bytes(self.log))
             yield
         finally:
+            if self.on_entry is not None:
+                self.on_entry(-1, None)
             sys.stdout.flush()
             sys.stderr.flush()
             for number, one in enumerate(kept):
@@ -105,7 +113,11 @@ class Surroundings:
 
     def said(self, lines: int = 3) -> str:
         """The last lines of the log, as a sentence's end; "" when it is empty."""
-        text = self.log.read_text(errors="replace").strip().splitlines()[-lines:] if self.log.exists() else []
+        text: list[str] = []
+        if self.log.exists():
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - SAID))
+                text = file.read().decode(errors="replace").strip().splitlines()[-lines:]
         return f"; the code printed last: {' / '.join(line.strip() for line in text)}" if text else ""
 
     def close(self) -> None:

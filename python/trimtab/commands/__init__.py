@@ -2,7 +2,8 @@
 """The commands of `trimtab`, one a file: argument parsing alone.
 
 A command's file has `TEXT` (one line of help), `arguments(parser)` and `run(options) -> exit code`; it may have
-`hint(options)`, what to say after an interrupt. What a command needs is imported when it runs, so that `trimtab --help` does
+`hint(options)`, what to say after an interrupt, and `ranks(options)`, the `World` of the ranks that do together what otherwise
+the first one does (`options.world` when it runs). What a command needs is imported when it runs, so that `trimtab --help` does
 not wait for torch. A new command is one new file and one name below.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 TEXT = "couple a Fortran code of your own: lay down an adapter, check what was filled in"
 
@@ -31,8 +32,31 @@ def run(options: argparse.Namespace) -> int:
         print("Fill in what is marked FILL in the adapter, the Makefile and the TOML; README.md there says how.")
         return 0
     from trimtab.coupling.doctor import check_coupling, print_findings
+    from trimtab.coupling.together import check_together
 
-    findings = check_coupling(options.source, write=not options.keep, tell=lambda name: print("checking: "
-                                                                                              f"{name}", file=sys.stderr))
-    print_findings(findings)
+    def tell(name: str) -> None:
+        if options.world.rank == 0:
+            print(f"checking: {name}", file=sys.stderr, flush=True)
+
+    if options.world.size > 1:
+        findings = check_together(options.source, options.world, write=not options.keep, tell=tell)
+    else:
+        findings = check_coupling(options.source, write=not options.keep, tell=tell)
+    if options.world.rank == 0:
+        print_findings(findings)
     return int(any(one.state == "bad" for one in findings))
+
+
+def ranks(options: argparse.Namespace) -> Any:
+    """The ranks that check together; see `trimtab.commands`."""
+    from trimtab.bridge.ranks import solver_world
+    from trimtab.config import load_experiment
+    from trimtab.coupling.doctor import find_toml, in_folder
+    from trimtab.world import World
+
+    if options.part == "init":
+        return World()
+    path = find_toml(options.source)
+    experiment = load_experiment(path)
+    with in_folder(path):
+        return solver_world(experiment.solver.options, experiment.parallel.domain)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import trimtab
 
@@ -32,28 +34,43 @@ def run(options: argparse.Namespace) -> int:
     from trimtab import deploy
     from trimtab.checkpoint import load_run
     from trimtab.config import load_experiment
+    from trimtab.joined import local_spec, open_joined
+    from trimtab.reference import silent
     from trimtab.terminal import Watch
 
+    world = options.world
     trained = (Path(options.run) / "experiment.toml").is_file()
     run = load_run(options.run) if trained or not options.solver_only else None
     experiment = run.experiment if run else load_experiment(options.run)
     with (
-        trimtab.open_solver(experiment.solver.name, **experiment.solver.options) as solver,
-        Watch().watching() as watch,
+        open_joined(trimtab.open_solver, world.domain, experiment.solver.name, **experiment.solver.options) as solver,
+        Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch,
     ):
         correction = None
         attributes = {"experiment": experiment.name, "correction": "none"}
         if run and not options.solver_only:
-            correction = deploy.run_correction(run, solver.spec, options.checkpoint)
+            correction = deploy.run_correction(run, local_spec(solver), options.checkpoint)
             attributes["correction"] = f"{run.folder / options.checkpoint}.pt"
         if options.start:
             start, time = deploy.file_starts(options.start, solver.spec, options.members)
         else:
-            start, time = deploy.held_out_starts(experiment, solver.spec, options.members or 1, watch), 0.0
+            start, time = deploy.held_out_starts(experiment, solver.spec, options.members or 1, watch, world), 0.0
         out = deploy.forward(solver, correction, start, options.steps, options.out, every=options.every, time=time,
-                             attributes=attributes, overwrite=options.overwrite, progress=watch)
-    print(f"{out}: {options.steps // options.every + 1} records of {len(start)} member{'s' if len(start) > 1 else ''}")
+                             attributes=attributes, overwrite=options.overwrite, progress=watch, writes=world.rank == 0)
+    if world.rank == 0:
+        print(f"{out}: {options.steps // options.every + 1} records of {len(start)} member{'s' if len(start) > 1 else ''}")
     return 0
+
+
+def ranks(options: argparse.Namespace) -> Any:
+    """The ranks that do it together; see `trimtab.commands`."""
+    from trimtab.bridge.ranks import solver_world
+    from trimtab.checkpoint import load_run
+    from trimtab.config import load_experiment
+
+    trained = (Path(options.run) / "experiment.toml").is_file()
+    experiment = load_run(options.run).experiment if trained else load_experiment(options.run)
+    return solver_world(experiment.solver.options, experiment.parallel.domain)
 
 
 def hint(options: argparse.Namespace) -> str:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
+from typing import Any
 
 TEXT = "score a run; of several runs (seeds), print mean and spread"
 
@@ -22,24 +24,38 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.commands`."""
     if options.ensemble:
         return _ensembles(options)
+    from trimtab.reference import silent
     from trimtab.report import write_report
     from trimtab.scoring import score_run, score_runs
     from trimtab.terminal import Watch, print_scores
 
-    with Watch().watching() as watch:
+    world = options.world
+    with Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch:
         if len(options.run) == 1:
-            table = score_run(options.run[0], again=options.again, progress=watch)
-            where = write_report(Path(options.run[0]))
+            table = score_run(options.run[0], again=options.again, progress=watch, world=world)
+            where = write_report(Path(options.run[0])) if world.rank == 0 else None
         else:
             from trimtab.figures import draw_seeds
 
             first = Path(options.run[0])
             out = Path(options.out) if options.out else first.parent / f"{first.name}-and-{len(options.run) - 1}-more"
-            table, curves = score_runs(options.run, out, again=options.again, progress=watch)
-            where = draw_seeds(curves, out / "figures")
+            table, curves = score_runs(options.run, out, again=options.again, progress=watch, world=world)
+            where = draw_seeds(curves, out / "figures") if world.rank == 0 else None
+    if world.rank:
+        return 0
     print_scores(table)
     print(f"Written: {where}")
     return 0
+
+
+def ranks(options: argparse.Namespace) -> Any:
+    """The ranks that do it together; see `trimtab.commands`."""
+    from trimtab.bridge.ranks import solver_world
+    from trimtab.checkpoint import load_run
+    from trimtab.world import World
+
+    experiment = load_run(options.run[0]).experiment
+    return World() if options.ensemble else solver_world(experiment.solver.options, experiment.parallel.domain)
 
 
 def _ensembles(options: argparse.Namespace) -> int:

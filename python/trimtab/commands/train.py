@@ -43,20 +43,24 @@ def run(options: argparse.Namespace) -> int:
     world = get_world()
     experiment = load_experiment(options.experiment, options.set)
     check_scores(experiment)
-    runtime, placement = configure_runtime(), world.place(experiment.parallel.domain).placement()
+    world = world.place(experiment.parallel.domain, experiment.parallel.members)
+    runtime, placement = configure_runtime(), world.placement()
     if world.rank == 0:
         print(f"{experiment.name}: {placement}, {runtime}", flush=True)
     with Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch:
         trainer = Trainer(experiment, options.out, resume=bool(options.resume), progress=watch, world=world)
         options.out = str(trainer.folder)
         result = trainer.fit()
+        shared, told = world.blocks > 1, world.telling(watch)  # where ranks share a solver, all score, each with its block of it
+        if not result.exit_code and (shared or world.rank == 0):
+            table = score_run(trainer.folder, progress=told, world=world if shared else None)
         if world.rank == 0 and isinstance(watch, Watch):
             if result.exit_code:
                 watch.leave(result.status)
             else:
-                table = score_run(trainer.folder, progress=watch)
-                watch(0.0, "report: figures")
+                told(0.0, "report: figures")
                 report = write_report(trainer.folder)
+    world.doing = "the scores of rank 0"
     world.wait()  # asleep, while rank 0 scores
     if world.rank == 0 and result.exit_code:
         print(f"The training was {result.status} and saved; {hint(options)}", file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import trimtab
 from trimtab.config import Experiment
 from trimtab.errors import ConfigError
+from trimtab.joined import local_spec, open_joined
 from trimtab.reference_run import perturb
 from trimtab.slot_correction import slot_sizes
 from trimtab.solver import OnBlowUp
@@ -65,27 +66,31 @@ class Bench:
 
     Args:
         experiment: whose [solver] is opened, in this process and as it is.
+        comm: communicator of the ranks that share the code, all of which do the same on their benches; None for this one alone.
         longest: steps that a run may have, where the code ended in a longer one; 0 for as many as the checks want.
         tell: told which run begins: the code may end the process in it.
 
     Attributes:
-        solver, own: the code; opened with `options`.
-        made: steps that it has made since it was opened.
+        solver, spec: the code, opened with `options`, and what it says of the (undivided) state.
+        own, local: what is of it on this rank, and its spec.
+        made: steps that the code has made since it was opened.
+        at_first: bytes in its scratch folder before the first.
 
     Raises:
         ConfigError: what the code or its adapter refuse; or a solver without an adapter.
     """
 
-    def __init__(self, experiment: Experiment, longest: int = 0, tell: Callable[[str], None] = lambda text: None):
-        self.experiment, self.longest, self.tell = experiment, longest, tell
+    def __init__(self, experiment: Experiment, longest: int = 0, tell: Callable[[str], None] = lambda text: None, *,
+                 comm: Any = None):
+        self.experiment, self.longest, self.tell, self._comm = experiment, longest, tell, comm
         self.options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
         if "library" not in self.options:
             raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no "
                               "library.")
-        self.solver: Any = trimtab.open_solver(experiment.solver.name, isolation="none", **self.options)
-        self.own: Any = self.solver
+        self.solver: Any = open_joined(trimtab.open_solver, comm, experiment.solver.name, isolation="none", **self.options)
         self.spec: SolverSpec = self.solver.spec
-        self.stride, self.made = experiment.training.stride, 0
+        self.own, self.local = self.solver if comm is None else self.solver.inner, local_spec(self.solver)
+        self.stride, self.made, self.at_first = experiment.training.stride, 0, self.written()
 
     @cached_property
     def state(self) -> np.ndarray:
@@ -128,20 +133,56 @@ class Bench:
         self._tells(1, "its own start")
         began = time.perf_counter()
         state = self.solver.advance(self.solver.initial_state(), 1).states[1]
-        first = time.perf_counter() - began
+        first = self.agreed(time.perf_counter() - began)
         more = min(DEVELOP, self.longest or DEVELOP, int(A_RUN / first)) - 1
         more -= more % 2
         if more > 0:
             self._tells(more, "the state after its first step")
             began = time.perf_counter()
             state = self.solver.advance(state, 1, stride=more).states[1]
-            first = (time.perf_counter() - began) / more
+            first = self.agreed((time.perf_counter() - began) / more)
         return np.ascontiguousarray(state), first
+
+    def agreed(self, number: float) -> float:
+        """The first rank's number: what ranks do next must not depend on how fast each was."""
+        return number if self._comm is None else float(self._comm.bcast(number, root=0))
+
+    def written(self) -> int:
+        """Bytes of all files in its scratch folder, the log among them; what it holds in buffers is written out before."""
+        with self.own.surroundings.entered():
+            self.own.library.flush()
+        return sum(one.stat().st_size for one in self.own.surroundings.folder.rglob("*") if one.is_file())
+
+    def given(self, outputs: np.ndarray | None) -> Given:
+        """A correction that returns (M',) outputs of the undivided slots, or zeros."""
+        if outputs is None or self._comm is None:
+            return Given(self.local, outputs)
+        parts, first = [], 0
+        for slot, whole in zip(self.local.slots, self.spec.slots, strict=True):
+            for one, undivided in zip(slot.outputs, whole.outputs, strict=True):
+                parts.append(outputs[first : first + undivided.size][self.own.division.within(one)[1]])
+                first += undivided.size
+        return Given(self.local, np.concatenate(parts))
+
+    def restored(self, state: np.ndarray) -> np.ndarray:
+        """(N,) a state that was stored and is looked at again at once."""
+        with self.own.surroundings.entered():
+            self.own.library.set_state(np.ascontiguousarray(state if self._comm is None else state[self.own.block]))
+        return self.onward(0)
+
+    def onward(self, steps: int) -> np.ndarray:
+        """(N,) the state after so many more steps, from wherever the code is."""
+        state = np.empty(self.local.size)
+        with self.own.surroundings.entered():
+            if steps:
+                self.own.library.advance(steps)
+            self.own.library.get_state(state)
+        return state if self._comm is None else np.asarray(self.solver.undivided(state[None])[0])
 
     def run(self, state: np.ndarray, steps: int, *, stride: int = 1, outputs: np.ndarray | None = None,
             noop: bool = False) -> np.ndarray:
         """States (steps + 1, N) of a run; the slot is empty, or returns `outputs`, or zeros."""
-        correction = Given(self.spec, outputs) if outputs is not None or noop else None
+        correction = self.given(outputs) if outputs is not None or noop else None
         window = self.advance(state.reshape(1, -1), steps, stride=stride, correction=correction)
         return np.asarray(window.states[:, 0])
 
@@ -154,21 +195,6 @@ class Bench:
         self._tells(steps * stride * len(start), "a restored state", filling)
         window: Window = self.solver.advance(start, steps, stride=stride, correction=correction, on_blow_up=on_blow_up)
         return window
-
-    def restored(self, state: np.ndarray) -> np.ndarray:
-        """(N,) a state that was stored and is looked at again at once."""
-        with self.own.surroundings.entered():
-            self.own.library.set_state(np.ascontiguousarray(state))
-        return self.onward(0)
-
-    def onward(self, steps: int) -> np.ndarray:
-        """(N,) the state after so many more steps, from wherever the code is."""
-        state = np.empty(self.spec.size)
-        with self.own.surroundings.entered():
-            if steps:
-                self.own.library.advance(steps)
-            self.own.library.get_state(state)
-        return state
 
     def _tells(self, steps: int, start: str, filling: str = "empty") -> None:
         slot = f", the slot {filling}" if self.spec.slots else ""

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from trimtab.checkpoint import build_correction
-from trimtab.coupling.bench import A_CHECK, Bench, Given
+from trimtab.coupling.bench import A_CHECK, Bench
 from trimtab.coupling.cost import training_cost
 from trimtab.coupling.finding import GRADCHECK, Finding
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
 from trimtab.gradient.check import gradcheck
+from trimtab.loss import field_scale
 from trimtab.slot_correction import AnyCorrection
 from trimtab.slot_weight import SlotWeight, named_outputs
 from trimtab.state import Field
@@ -58,13 +59,10 @@ def check_description(bench: Bench) -> list[Finding]:
 
 def check_files(bench: Bench) -> list[Finding]:
     """What its first steps leave in its scratch folder, how much they print, and what stays open."""
-    surroundings = bench.solver.surroundings
-    given = {"trimtab.log", bench.solver.library.private.name, *surroundings.copied}
-    before, began = _written(surroundings.folder), bench.made
+    surroundings = bench.own.surroundings
+    given = {"trimtab.log", bench.own.library.private.name, *surroundings.copied}
     _ = bench.state
-    with surroundings.entered():
-        bench.solver.library.flush()
-    a_step = (_written(surroundings.folder) - before) / max(1, bench.made - began)
+    a_step = (bench.written() - bench.at_first) / max(1, bench.made)
     made = sorted(str(one.relative_to(surroundings.folder)) for one in surroundings.folder.rglob("*") if one.name not in given)
     changed = sorted(surroundings.changed())
     folder = Path("/proc/self/fd")
@@ -112,7 +110,7 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
     bench.solver.weight = SlotWeight(bench.spec, weight)
     training, stride = bench.experiment.training, bench.stride
     window = min(training.window, 3 if bench.slow else 10, max(1, bench.most // stride))
-    correction = _network(bench, window)
+    correction = scaled_network(bench, window)
     start = bench.state
     if not bench.slow:
         start = np.repeat(bench.state, 2, axis=0)
@@ -135,7 +133,8 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
         try:
             table = gradcheck(bench.solver, correction, start, truth[1:], [steps],
                               gradients=[get_gradient(name, **options)], directions=1 if bench.slow else 2,
-                              stride=stride, leads=list(range(1, window + 1)), seed=0)
+                              stride=stride, leads=list(range(1, window + 1)), seed=0,
+                              scale=field_scale(bench.spec, truth.reshape(-1, bench.spec.size)))
         except TrimtabError as error:
             findings.append(Finding(title, "note", str(error), GRADCHECK))
             continue
@@ -158,7 +157,7 @@ def check_memory(bench: Bench) -> list[Finding]:
     bench.run(bench.state, piece)
     before, steps = _resident(), 0
     began = time.perf_counter()
-    while steps < piece * ROUNDS and time.perf_counter() - began < 5 * BUDGET:
+    while steps < piece * ROUNDS and bench.agreed(time.perf_counter() - began) < 5 * BUDGET:
         bench.run(bench.state, piece, noop=bool(bench.spec.slots))
         steps += piece
     grown = _resident() - before
@@ -169,8 +168,9 @@ def check_memory(bench: Bench) -> list[Finding]:
     return [Finding("memory", "ok", f"steady over {steps} steps")]
 
 
-def check_cost(bench: Bench) -> list[Finding]:
-    """Time of a step: slot empty, filled with zeros, with the network; runs are short and from one state, which is sound."""
+def check_cost(bench: Bench, network: AnyCorrection | None = None) -> list[Finding]:
+    """Time of a step: slot empty, filled with zeros, with the network, which is made where none is given; runs are short and from
+    one state, which is sound."""
     steps = max(2, min(PIECE, bench.most, int(BUDGET / bench.seconds)))
 
     def seconds(correction: nn.Module | None, steps: int, stride: int = 1) -> float:
@@ -179,7 +179,7 @@ def check_cost(bench: Bench) -> list[Finding]:
         while not taken or (len(taken) < 200 and sum(taken) < BUDGET / 4):
             began = time.perf_counter()
             bench.advance(bench.state, steps, stride=stride, correction=correction)
-            taken.append(time.perf_counter() - began)
+            taken.append(bench.agreed(time.perf_counter() - began))
         return min(taken)
 
     def step(correction: nn.Module | None) -> float:
@@ -189,10 +189,11 @@ def check_cost(bench: Bench) -> list[Finding]:
     empty, training = step(None), ""
     found = f"a step {_time(empty)}"
     if bench.spec.slots:
-        correction = _network(bench, steps).to(build_correction(bench.experiment, bench.spec).dtype)
-        nothing, network = step(Given(bench.spec)), step(correction)
-        training = training_cost(bench, correction, 1e-6 * empty, 1e-6 * network)
-        found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(network)} with the network"
+        correction = network or scaled_network(bench, steps).to(build_correction(bench.experiment, bench.local).dtype)
+        nothing, filled = step(bench.given(None)), step(correction)
+        if bench.own is bench.solver:
+            training = training_cost(bench, correction, 1e-6 * empty, 1e-6 * filled)
+        found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(filled)} with the network"
     recorded = 1e6 * (seconds(None, steps) - seconds(None, 1, steps)) / (steps - 1)
     return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded))} more{training}")]
 
@@ -204,15 +205,23 @@ def check_stop(bench: Bench) -> list[Finding]:
     sizes = np.concatenate([np.full(one.size, 1e6 * (np.abs(bench.state).max() or 1.0) / bench.spec.dt)
                             for slot in bench.spec.slots for one in slot.outputs])
     steps = min(60, bench.most)
-    window = bench.advance(bench.state, steps, correction=Given(bench.spec, sizes), on_blow_up="mark")
+    window = bench.advance(bench.state, steps, correction=bench.given(sizes), on_blow_up="mark")
     step = int(window.failed_step[0])
     said = f"a blow-up is seen at step {step}" if step else \
         f"a push of a million times its size does not blow it up in {steps} steps"
     return [Finding("blow-up", "ok", f"{said}; the code does not stop the process")]
 
 
-def _network(bench: Bench, window: int) -> AnyCorrection:
-    """The experiment's network in float64 with random last weights, scaled to move each field by `PUSH` over a window."""
+def scaled_network(bench: Bench, window: int) -> AnyCorrection:
+    """The experiment's network in float64 with random last weights, scaled to move each field by `PUSH` over a window.
+
+    Args:
+        bench: of a code on this rank alone.
+        window: outer steps.
+
+    Returns:
+        Its correction.
+    """
     torch.manual_seed(0)
     correction = build_correction(bench.experiment, bench.spec).double()
     with torch.no_grad():
@@ -257,11 +266,6 @@ def _bytes(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f} bytes"
-
-
-def _written(folder: Path) -> int:
-    """Bytes of all files in a folder, the log among them."""
-    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
 
 
 def _resident() -> int:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.bench import FEW
 from trimtab.coupling.finding import START, Finding, once, unchecked
@@ -34,6 +37,7 @@ RESTARTS = ("restart", "restart, long")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150
+ENDS = re.compile(r"(ERROR )?STOP\b|Fortran runtime error")
 WORDS = 4000  # bytes of a log that are looked at
 SURVIVE = ("see what it printed. Has it come to its last step: describe its counter of steps with trimtab_hidden, so that it is "
            "put back, or set the last step out of reach (a namelist, an option). Has it blown up: a calmer start, a shorter dt")
@@ -58,8 +62,15 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     findings: list[Finding] = []
     options = experiment.solver.options
     repeats = options.get("isolation") == "fork" or options.get("snapshot") == "image"  # whatever the code remembers
+    with in_folder(path):
+        library = Path(experiment.solver.options.get("library", ""))
+        shared = bool(library.is_file() and mpi_libraries(library))
+    if shared:
+        findings.append(Finding("ranks", "ok", "the code calls MPI, and is looked at here on one rank",
+                                "on several, with blocks and halos: mpirun -n 2 trimtab couple check"))
     remaining, weight, longest = list(CHECKS), dict(experiment.solver.options.get("weight", {})), 0
-    with tempfile.TemporaryDirectory(prefix="trimtab-check-") as root:
+    # What the code started may still clear up after it in there.
+    with tempfile.TemporaryDirectory(prefix="trimtab-check-", ignore_cleanup_errors=True) as root:
         scratch, folder = Path(root) / "scratch", Path() if write else Path(root)
         scratch.mkdir()
         while remaining:
@@ -68,15 +79,15 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
             if seen.ending and not longest and seen.begun not in ENDING:  # perhaps it is sound before
                 short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
                 findings += short.findings
-                findings.append(_ended(experiment, short) if short.ending else _lasted(seen))
+                findings.append(_ended(experiment, short, shared) if short.ending else _lasted(seen))
                 longest = 0 if short.ending else FEW
                 seen.answer |= short.answer
             elif seen.ending:
-                findings.append(_ended(experiment, seen))
+                findings.append(_ended(experiment, seen, shared))
             if "weight" in seen.answer:
                 forgets = not repeats and _bad(findings, "random numbers", *RESTARTS)
                 findings += [unchecked("weight in TOML", forgets)] if forgets else \
-                    _compare(path, weight, seen.answer["weight"], write)
+                    compare_weight(path, weight, seen.answer["weight"], write)
                 weight = seen.answer["weight"]
             if _bad(findings, START):
                 findings += [unchecked(name, START) for name in CHECKS[CHECKS.index(START) + 1 :]]
@@ -95,11 +106,9 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
 
 
 def _by_cause(findings: list[Finding]) -> list[Finding]:
-    """What is bad for what the code forgets is not bad by itself: restarts for random numbers (where no variable is named), the
-    long restart for the short one, the empty slot for both."""
-    named = any(one.check in RESTARTS and "not put back" in one.found for one in findings)
-    for cause, spoilt in (("random numbers", ("empty slot",) if named else ("empty slot", *RESTARTS)),
-                          ("restart", ("restart, long", "empty slot"))):
+    """What is bad for what the code forgets is not bad by itself: restarts for random numbers, the long restart for the short
+    one, the empty slot for both."""
+    for cause, spoilt in (("random numbers", (*RESTARTS, "empty slot")), ("restart", ("restart, long", "empty slot"))):
         if _bad(findings, cause):
             findings = [unchecked(one.check, cause) if one.check in spoilt and one.state == "bad" else one for one in findings]
     return findings
@@ -124,6 +133,17 @@ def find_toml(source: str | Path) -> Path:
         raise ConfigError(f"{path} holds {len(found)} TOML files{': ' if found else ''}{', '.join(one.name for one in found)}; "
                           "name one.")
     return found[0]
+
+
+@contextlib.contextmanager
+def in_folder(path: Path) -> Iterator[None]:
+    """In the folder of a TOML, from where its names of files count."""
+    before = os.getcwd()
+    os.chdir(path.resolve().parent)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -164,8 +184,8 @@ class _Seen:
 def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, folder: Path,
          tell: Callable[[str], None]) -> _Seen:
     """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
-    shutil.rmtree(scratch)
-    scratch.mkdir()
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(exist_ok=True)
     command = [sys.executable, "-c", "import sys; sys.path.insert(0, ''); from trimtab.coupling.probe import work; work()"]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     seen, finished = _Seen(), False
@@ -209,8 +229,17 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
     return seen
 
 
-def _compare(path: Path, believed: dict[str, Any], measured: dict[str, Any], write: bool) -> list[Finding]:
-    """What the TOML believes against what was measured."""
+def compare_weight(path: Path, believed: dict[str, Any], measured: dict[str, Any], write: bool) -> list[Finding]:
+    """What the TOML believes against what was measured.
+
+    Args:
+        path: the TOML.
+        believed, measured: [solver] weight.
+        write: put the measured one into the TOML.
+
+    Returns:
+        One finding.
+    """
     if measured == believed:
         return [Finding("weight in TOML", "ok", "as measured" if measured else "none is needed: every output moves its field "
                                                                                "by c h")]
@@ -221,7 +250,7 @@ def _compare(path: Path, believed: dict[str, Any], measured: dict[str, Any], wri
     return [Finding("weight in TOML", "ok", f"was {said}: {'written' if measured else 'taken out of'} {path.name}")]
 
 
-def _ended(experiment: Experiment, seen: _Seen) -> Finding:
+def _ended(experiment: Experiment, seen: _Seen, shared: bool) -> Finding:
     said = f"the code {seen.ending}"
     if seen.begun == "open":
         return Finding("open", "bad", said, "trimtab_initialise in the adapter must come back: see what the code printed")
@@ -229,6 +258,9 @@ def _ended(experiment: Experiment, seen: _Seen) -> Finding:
         return Finding(seen.begun, "note", said, f"a reference makes as many steps: {SURVIVE}")
     if seen.begun != "blow-up":
         return Finding(seen.begun, "bad", said, SURVIVE)
+    if shared:
+        return Finding("blow-up", "note", f"at a blow-up {said}", "a code that calls MPI runs in the ranks, so that this ends a "
+                       "training, whose last checkpoint is whole; let it return there if it can, and the window is dropped")
     isolated = experiment.solver.options.get("isolation", "process") != "none"
     return Finding("blow-up", "ok" if isolated else "note", f"at a blow-up {said}", "" if isolated else
                    "take isolation = \"none\" out of [solver]: a process of its own keeps a training alive through that")
@@ -249,5 +281,6 @@ def _last_words(scratch: Path) -> str:
                 file.seek(max(0, path.stat().st_size - WORDS))
                 lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
             if lines:
-                return f", having printed: {' / '.join(lines[-2:])}"
+                ends = [line for line in lines[:-2] if ENDS.match(line)]  # buffered lines may come out after it
+                return f", having printed: {' / '.join([*ends[-1:], *lines[-2:]])}"
     return ""

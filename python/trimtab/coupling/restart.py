@@ -13,8 +13,9 @@ LENGTHS = (1, 3, 8, 33)  # steps before and after the cut, odd and even, short a
 LONG, DIRT = 999, 86     # the longest, and steps of another run before its second half: no multiple of a usual interval
 A_LONG = 6.0             # seconds that the long one may take
 MOST_NAMED = 6
-DESCRIBE = ("describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic); where it "
-            "cannot be reached, [solver] isolation = \"fork\" starts every rollout alike")
+DESCRIBE = ("describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic; a local "
+            "variable that is saved is declared in its module or a COMMON for that); where it cannot be reached, [solver] "
+            "isolation = \"fork\" starts every rollout alike")
 UNSEEN = "not seen are allocatable components of derived types, and what other libraries remember"
 STRIPPED = "which variables, a library with a symbol table would tell: build it without -s, and do not strip it"
 

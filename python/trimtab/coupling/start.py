@@ -5,10 +5,12 @@ back? And do the runs that a reference makes of it differ?"""
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 
 import trimtab
+from trimtab.bridge.ranks import mpi_libraries
 from trimtab.coupling.bench import DEVELOP, FEW, Bench
 from trimtab.coupling.finding import START, Finding
 from trimtab.coupling.symbols import called
@@ -46,7 +48,9 @@ def check_start(bench: Bench) -> list[Finding]:
 
 
 def check_again(bench: Bench) -> list[Finding]:
-    """The code opened in another process: the same initial state, bit for bit."""
+    """The code opened in another process: the same initial state, bit for bit; nothing for a code of MPI ranks, which cannot be."""
+    if mpi_libraries(Path(bench.options["library"])):
+        return []
     options = {**bench.options, "isolation": "process", "instances": 1}
     with trimtab.open_solver(bench.experiment.solver.name, **options) as other:
         wrong = bench.differing(bench.solver.initial_state()[0], other.initial_state()[0])

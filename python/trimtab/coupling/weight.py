@@ -32,9 +32,9 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
     A response that takes a matrix is written into `folder`.
     """
     findings, steady, step, elsewhere = [], {}, {}, {}
-    before = bench.solver.library.calls()
+    before = bench.own.library.calls()
     bench.run(bench.state, 1, noop=True)
-    calls = bench.solver.library.calls() - before
+    calls = bench.own.library.calls() - before
     if calls == 0:
         return [Finding("weight", "bad", "one step calls the slot not once", "call the correction where every step passes")], {}
     position = 0
