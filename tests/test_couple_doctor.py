@@ -16,7 +16,7 @@ from trimtab.config import parse_experiment
 from trimtab.coupling import bench, checks
 from trimtab.coupling.doctor import check_coupling
 from trimtab.coupling.finding import Finding
-from trimtab.coupling.restart import check_restart
+from trimtab.coupling.restart import check_long_restart, check_restart
 
 CODE = """
 module three
@@ -96,6 +96,7 @@ subroutine three_correct()
   call trimtab_add(dy, 'y')
 end subroutine three_correct
 """
+ALIKE = {"runs": "note"}  # a butterfly needs longer than a unit of time
 
 
 @pytest.fixture(scope="module")
@@ -131,23 +132,25 @@ def states(found: dict[str, list[Finding]]) -> dict[str, str]:
 
 def test_fields_of_one_number_are_all_green(three):
     found = check(three)
-    assert set(states(found).values()) == {"ok"}, found
+    assert states(found) == dict.fromkeys(found, "ok") | ALIKE, found
     assert "x real64, y real64, z real64" in found["description"][0].found
 
 
 def test_a_last_step_is_seen_and_the_checks_go_on_before_it(three):
     found = check(three, last=40, talk=100)
-    assert states(found) == dict.fromkeys(found, "ok") | {"restart": "ok, note", "files, size": "note"}
-    assert "n = 1, 3 (1 hidden fields); runs of more than 8 steps were left out" in found["restart"][0].found
+    assert states(found) == dict.fromkeys(found, "ok") | ALIKE | {"restart": "ok, note", "files, size": "note"}
+    assert "n = 1, 3 (1 hidden fields), perturbed, too; runs of more than 8 steps were left out" in found["restart"][0].found
     assert "a run of 66 steps from a restored state, the slot empty" in found["restart"][1].found
     assert "THREE: NORMAL END" in found["restart"][1].found and "describe its counter" in found["restart"][1].remedy
-    assert "prints 20 lines" in found["files"][0].found and "1.14 GB in a million steps" in found["files, size"][0].found
+    assert "prints 29 lines" in found["files"][0].found and "1.14 GB in a million steps" in found["files, size"][0].found
 
 
 def test_a_counter_that_nobody_restores_is_bad(three):
     found = check(three, last=3000, described=0)
     (ended,) = found["cost"]
-    assert states(found) == dict.fromkeys(found, "ok") | {"cost": "bad"}
+    expected = {"restart, memory": "note, ok", "restart, long": "note", "cost": "bad"}
+    assert states(found) == dict.fromkeys(found, "ok") | ALIKE | expected
+    assert "counter (module three)" in found["restart, memory"][0].found
     assert re.search(r"steps after the code was opened.*THREE: NORMAL END", ended.found) and "trimtab_hidden" in ended.remedy
 
 
@@ -159,8 +162,10 @@ def test_slow_steps_bound_the_runs(three, monkeypatch):
     text = (three / "three.toml").read_text().replace('library = "./libthree.so"', 'library = "./libthree.so"\nnap = 20000')
     with contextlib.closing(bench.Bench(parse_experiment(text, "three"))) as slow:
         assert 2 <= slow.most <= 10
-        (restart,) = check_restart(slow)
+        restart = check_restart(slow)[0]
         assert restart.state == "ok" and "left out, as a step takes 0.0" in restart.found and ", 8" not in restart.found
+        (long,) = check_long_restart(slow)
+        assert long.state == "ok" and long.found.endswith("what is done once in many steps is not seen")
         assert all(one.found.startswith("left out") for one in checks.check_gradient(slow, {}))
         (cost,) = checks.check_cost(slow)
         assert cost.state == "ok" and re.match(r"a step 2\d(\.\d)? ms with an empty slot", cost.found)

@@ -237,7 +237,7 @@ def test_the_doctor_is_content_with_a_complete_adapter(ring, monkeypatch):
     bench = bench_of(ring, monkeypatch)
     findings, weight = check_weight(bench)
     assert weight == {} and "2 calls a step" in findings[0].found
-    assert [one.state for one in (*check_restart(bench), *check_empty_slot(bench), *findings)] == ["ok"] * 3
+    assert [one.state for one in (*check_restart(bench), *check_empty_slot(bench), *findings)] == ["ok"] * 4
     assert [one.state for one in check_gradient(bench, weight)] == ["ok", "ok"]
     bench.close()
 

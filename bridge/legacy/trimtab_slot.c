@@ -66,8 +66,14 @@ static void describe(void)
 void trimtab_f_clock(const CFI_cdesc_t *dt, const CFI_cdesc_t *units)
 {
     array_t a;
+    double before = T->clock_dt;
     if (!view(dt, "the time step", &a)) return;
     walk(a, 'r', (char *)&T->clock_dt, 8, 0);
+    if (T->refreshing && T->go_on && !(fabs(T->clock_dt - before) <= 1e-6 * before)) {  /* a program of its own may do so */
+        fail(TRIMTAB_REFUSED, "the code changed its time step from %.6g to %.6g: trimtab needs a fixed one; switch its control of the "
+             "step off, or set the end at which it cuts its last step short out of reach", before, T->clock_dt);
+        T->clock_dt = before;
+    }
     text_of(units, T->clock_units, WORD);
 }
 

@@ -200,27 +200,42 @@ def _initial(recipe: Recipe, solver: Solver, run: int, generator: np.random.Gene
 
 
 def _own_initial(recipe: Recipe, state: np.ndarray, spec: SolverSpec, run: int, generator: np.random.Generator) -> np.ndarray:
-    """A code's own start times 1 + perturbation x random smooth waves, the same for all fields of a shape: what is zero, a
-    wall or a mask, stays zero, and fields in balance stay near it. Flags and counters are left alone."""
+    """A code's own start, perturbed in every run but the first."""
     if run == 0:
         return state.copy()
     if not recipe.perturbation:
         raise ConfigError("reference.perturbation = 0 would start every run from the same state: give it a size, 0.01 for "
                           "instance.")
+    perturbed = perturb(state, spec, recipe.perturbation, generator)
+    if np.array_equal(perturbed, state):
+        raise ConfigError(f"The state that {spec.solver} starts from is zero, and so is a perturbation of it: give "
+                          "reference.initial, or a "
+                          "reference.file.")
+    return perturbed
+
+
+def perturb(state: np.ndarray, spec: SolverSpec, amplitude: float, generator: np.random.Generator) -> np.ndarray:
+    """A state times 1 + amplitude x random smooth waves, the same for all fields of a shape: what is zero, a wall or a mask,
+    stays zero, and fields in balance stay near it. Flags and counters are left alone.
+
+    Args:
+        state: (1, N).
+        spec: of its solver.
+        amplitude: of the waves.
+        generator: draws them.
+
+    Returns:
+        (1, N).
+    """
     waves: dict[tuple[int, ...], np.ndarray] = {}
     parts = []
     for field, values in zip(spec.fields, spec.split(state).values(), strict=True):
         if field.dtype.startswith("real"):
             if field.shape not in waves:
                 waves[field.shape] = smooth_waves(field.shape, generator)
-            values = values * (1 + recipe.perturbation * waves[field.shape])
+            values = values * (1 + amplitude * waves[field.shape])
         parts.append(values.reshape(1, -1))
-    perturbed = np.concatenate(parts, axis=1)
-    if np.array_equal(perturbed, state):
-        raise ConfigError(f"The state that {spec.solver} starts from is zero, and so is a perturbation of it: give "
-                          "reference.initial, or a "
-                          "reference.file.")
-    return perturbed
+    return np.concatenate(parts, axis=1)
 
 
 def _refined(state: np.ndarray, spec: SolverSpec, finer: SolverSpec) -> np.ndarray:

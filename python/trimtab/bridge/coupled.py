@@ -26,6 +26,8 @@ from trimtab.solver import OnBlowUp, whole_steps
 from trimtab.state import Field, Slot, SolverSpec
 from trimtab.window import Window
 
+EMPTY = "the slot is empty, so that it is the code's own doing, or the start's: a shorter time step, or a calmer start"
+SCALE = "shorten the time step, or check the correction's scale"
 LARGEST = 1e30  # of a visible field; beyond, a member has blown up (real32 ends at 3e38)
 
 
@@ -165,7 +167,10 @@ class CoupledSolver(SlotViews):
             for member in range(start.shape[0]):
                 self.library.set_state(start[member])
                 for step in range(steps):
-                    self._step(states[step + 1, member], None if inputs is None else inputs[step, member], stride)
+                    try:
+                        self._step(states[step + 1, member], None if inputs is None else inputs[step, member], stride)
+                    except ConfigError as error:  # the adapter's own refusal
+                        raise ConfigError(f"By inner step {(step + 1) * stride} of a run: {error}") from error
                     if self.on_step is not None:
                         self.on_step(step + 1)
                     sound = self._sound(states[step + 1, member])
@@ -183,8 +188,8 @@ class CoupledSolver(SlotViews):
             members = np.flatnonzero(failed)
             raise BlowUpError(
                 f"The solver {self.spec.solver} left the finite numbers by inner step {int(failed[members].min())} of "
-                f"{steps * stride} ({members.size} of {failed.size} members, the first is {int(members[0])}): shorten the time "
-                f"step, or check the correction's scale{self.surroundings.said()}.", failed)
+                f"{steps * stride} ({members.size} of {failed.size} members, the first is {int(members[0])}): "
+                f"{EMPTY if correction is None else SCALE}{self._said()}.", failed)
         h = stride * self.spec.dt
         return Window(states, time + h * np.arange(steps + 1), h, failed, inputs)
 
@@ -216,6 +221,11 @@ class CoupledSolver(SlotViews):
                 "every "
                 "step passes, or choose training.stride so that it is called at least once an outer step.")
         library.get_state(state)
+
+    def _said(self) -> str:
+        with self.surroundings.entered():
+            self.library.flush()
+        return self.surroundings.said()
 
     def _sound(self, state: np.ndarray) -> bool:
         seen = state if self._visible is None else state[self._visible]

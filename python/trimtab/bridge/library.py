@@ -143,6 +143,18 @@ class Library:
         """Calls of all slots since the library was loaded."""
         return int(self._calls(b""))
 
+    def flush(self) -> None:
+        """Write out what the code's Fortran and C run-time libraries still hold of files and of what was printed."""
+        for names in (("_gfortran_flush_i4", "_gfortran_flush_i8"), ("fflush",)):
+            for name in names:
+                try:
+                    function = self._dll[name]  # in the library or in those that it links with
+                except AttributeError:
+                    continue
+                function.argtypes, function.restype = (_POINTER,), None
+                function(None)  # every unit, every stream
+                break
+
     def address(self, name: str) -> int:
         """Where a procedure or variable of the library stands."""
         return ctypes.cast(self._dll[name], _POINTER).value or 0

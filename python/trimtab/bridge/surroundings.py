@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import sys
@@ -17,8 +18,8 @@ import f90nml
 
 from trimtab.errors import ConfigError
 
+LOOKED_AT = 2**20  # bytes of a file that tell whether it was changed, with its size
 SAID = 4000  # bytes at a log's end that are looked at
-
 
 class Surroundings:
     """A scratch folder of one instance of a code.
@@ -49,6 +50,7 @@ class Surroundings:
         self._finalizer = weakref.finalize(self, _remove, None if alone else self.folder)
         self.log = self.folder / "trimtab.log"
         self.copied: list[str] = []
+        self._given: dict[Path, tuple[int, bytes]] = {}
         for one in dict.fromkeys([*files, *([stdin] if stdin else [])]):
             path = Path(one)
             self.copied.append(path.name)
@@ -62,6 +64,8 @@ class Surroundings:
             if Path(one).name not in self.copied:
                 raise ConfigError(f"solver.namelist changes {one!r}, which is in neither solver.files nor stdin: name it there.")
             _patch(self.folder / Path(one).name, groups)
+        if not alone:
+            self._given = {one: _fingerprint(one) for one in self.folder.rglob("*") if one.is_file()}
         if alone:
             self._stdin = self._log = -1
             if stdin:
@@ -102,6 +106,11 @@ class Surroundings:
                 os.close(one)
             os.chdir(before)
 
+    def changed(self) -> list[str]:
+        """Those of the files given that the code has written over or deleted since."""
+        return [str(one.relative_to(self.folder)) for one, before in self._given.items()
+                if not one.is_file() or _fingerprint(one) != before]
+
     def said(self, lines: int = 3) -> str:
         """The last lines of the log, as a sentence's end; "" when it is empty."""
         text: list[str] = []
@@ -122,6 +131,12 @@ class Surroundings:
 def _remove(folder: Path | None) -> None:
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fingerprint(path: Path) -> tuple[int, bytes]:
+    """Size, and a digest of the first bytes."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.sha256(file.read(LOOKED_AT)).digest()
 
 
 def _patch(path: Path, groups: Any) -> None:

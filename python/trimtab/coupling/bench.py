@@ -16,6 +16,7 @@ import trimtab
 from trimtab.config import Experiment
 from trimtab.errors import ConfigError
 from trimtab.joined import local_spec, open_joined
+from trimtab.reference_run import perturb
 from trimtab.slot_correction import slot_sizes
 from trimtab.solver import OnBlowUp
 from trimtab.state import SolverSpec
@@ -25,6 +26,7 @@ SLOW = 0.05    # seconds a step, above which the checks make do with fewer
 A_RUN = 20.0   # seconds that one run may take, and
 A_CHECK = 300.0  # that the gradient's runs may take
 DEVELOP = 21   # steps after which a state counts as developed: odd, so that alternating flags stand the other way
+PERTURBATION = 0.01  # where reference.perturbation says none
 FEW = 8        # steps of a run, where the code does not last longer
 HERE = ("isolation", "snapshot", "instances", "timeout", "weight")  # keys of [solver] that a look from inside leaves out
 
@@ -69,9 +71,10 @@ class Bench:
         tell: told which run begins: the code may end the process in it.
 
     Attributes:
-        solver, spec: the code, and what it says of the (undivided) state.
+        solver, spec: the code, opened with `options`, and what it says of the (undivided) state.
         own, local: what is of it on this rank, and its spec.
         made: steps that the code has made since it was opened.
+        at_first: bytes in its scratch folder before the first.
 
     Raises:
         ConfigError: what the code or its adapter refuse; or a solver without an adapter.
@@ -80,14 +83,14 @@ class Bench:
     def __init__(self, experiment: Experiment, longest: int = 0, tell: Callable[[str], None] = lambda text: None, *,
                  comm: Any = None):
         self.experiment, self.longest, self.tell, self._comm = experiment, longest, tell, comm
-        options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
-        if "library" not in options:
+        self.options = {key: value for key, value in experiment.solver.options.items() if key not in HERE}
+        if "library" not in self.options:
             raise ConfigError(f"`trimtab couple check` is for a code with an adapter; [solver] of {experiment.name} names no "
                               "library.")
-        self.solver: Any = open_joined(trimtab.open_solver, comm, experiment.solver.name, isolation="none", **options)
+        self.solver: Any = open_joined(trimtab.open_solver, comm, experiment.solver.name, isolation="none", **self.options)
         self.spec: SolverSpec = self.solver.spec
         self.own, self.local = self.solver if comm is None else self.solver.inner, local_spec(self.solver)
-        self.stride, self.made = experiment.training.stride, 0
+        self.stride, self.made, self.at_first = experiment.training.stride, 0, self.written()
 
     @cached_property
     def state(self) -> np.ndarray:
@@ -104,6 +107,14 @@ class Bench:
         """Steps that a run may have; what a check leaves out for it, it says."""
         affordable = int(max(2, A_RUN / max(1e-9, self.seconds)))
         return min(self.longest, affordable) if self.longest else affordable
+
+    @cached_property
+    def perturbed(self) -> np.ndarray:
+        """(1, N) the developed state, perturbed as the reference perturbs a code's own start: what symmetry keeps at zero or
+        constant moves from here."""
+        amplitude = self.experiment.reference.perturbation or PERTURBATION
+        state = perturb(self.state, self.spec, amplitude, np.random.default_rng(0))
+        return state if np.isfinite(state).all() else self.state
 
     @property
     def slow(self) -> bool:
@@ -135,6 +146,12 @@ class Bench:
     def agreed(self, number: float) -> float:
         """The first rank's number: what ranks do next must not depend on how fast each was."""
         return number if self._comm is None else float(self._comm.bcast(number, root=0))
+
+    def written(self) -> int:
+        """Bytes of all files in its scratch folder, the log among them; what it holds in buffers is written out before."""
+        with self.own.surroundings.entered():
+            self.own.library.flush()
+        return sum(one.stat().st_size for one in self.own.surroundings.folder.rglob("*") if one.is_file())
 
     def given(self, outputs: np.ndarray | None) -> Given:
         """A correction that returns (M',) outputs of the undivided slots, or zeros."""

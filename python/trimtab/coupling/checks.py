@@ -13,7 +13,8 @@ from torch import nn
 
 from trimtab.checkpoint import build_correction
 from trimtab.coupling.bench import A_CHECK, Bench
-from trimtab.coupling.finding import Finding
+from trimtab.coupling.cost import training_cost
+from trimtab.coupling.finding import GRADCHECK, Finding
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
 from trimtab.gradient.check import gradcheck
@@ -22,6 +23,10 @@ from trimtab.slot_correction import AnyCorrection
 from trimtab.slot_weight import SlotWeight, named_outputs
 from trimtab.state import Field
 
+ONCE = ("stages, sweeps or split steps show the network several inputs a step, and the first is differentiated: call it once, "
+        "after the step, with `call trimtab_add(state, 'x', dt)`, which is cheapest and exact over one step; where one call a "
+        "step is made already, the input must be that of the call, see the weights above")
+ROUNDED = "rounding hides the gradient here, and says nothing against it: let the network move the fields more, or take real64"
 PUSH = 0.01           # of the fields' size over a window: how far the gradient check's network moves them
 GOOD, FAIR = 0.05, 0.9  # error at one step, cosine over a window
 ROUNDS = 200                   # rollouts
@@ -56,10 +61,10 @@ def check_files(bench: Bench) -> list[Finding]:
     """What its first steps leave in its scratch folder, how much they print, and what stays open."""
     surroundings = bench.own.surroundings
     given = {"trimtab.log", bench.own.library.private.name, *surroundings.copied}
-    before, began = _written(surroundings.folder), bench.made
     _ = bench.state
-    a_step = (_written(surroundings.folder) - before) / max(1, bench.made - began)
+    a_step = (bench.written() - bench.at_first) / max(1, bench.made)
     made = sorted(str(one.relative_to(surroundings.folder)) for one in surroundings.folder.rglob("*") if one.name not in given)
+    changed = sorted(surroundings.changed())
     folder = Path("/proc/self/fd")
     own = {str(one) for one in surroundings.descriptors}
     held = {os.path.basename(os.readlink(one)) for one in folder.iterdir() if one.name not in own and one.exists()} \
@@ -68,7 +73,9 @@ def check_files(bench: Bench) -> list[Finding]:
     with surroundings.log.open("rb") as log:
         lines = sum(1 for _ in log)
     found = (f"in {bench.made} steps it reads {', '.join(surroundings.copied) or 'nothing given'}, writes "
-             f"{', '.join(made) or 'no file'}, prints {lines} lines")
+             f"{', '.join(made) or 'no file'}, prints {lines} line{'s' * (lines != 1)}")
+    if changed:
+        found += f"; it changes its copy of {', '.join(changed)}"
     findings = [Finding("files", "ok", found)]
     if opened:
         findings = [Finding("files", "note", f"{found}; still open: {', '.join(opened)}",
@@ -129,21 +136,18 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
                               stride=stride, leads=list(range(1, window + 1)), seed=0,
                               scale=field_scale(bench.spec, truth.reshape(-1, bench.spec.size)))
         except TrimtabError as error:
-            findings.append(Finding(title, "note", str(error), "see trimtab gradcheck"))
+            findings.append(Finding(title, "note", str(error), GRADCHECK))
             continue
         row = table.rows[0]
         found = f"cosine {row.cosine:.4f}, error {row.error:.2g} against finite differences (± {row.uncertainty:.0e})"
         sure = row.uncertainty < 0.1
         if name == "none":
             good = row.error < GOOD + 2 * row.uncertainty
-            remedy = ("" if good else "the network's input must be that of the call, in the window's first step; see the "
-                                      "weights above, and "
-                      "whether more than one call a step sees different inputs (the first is differentiated)")
+            remedy = "" if good else ONCE
         else:
             good = row.cosine > FAIR
             remedy = "" if good else "shorten training.window; `trimtab gradcheck` says which variant reaches how far"
-        findings.append(Finding(title, "ok" if good and sure else "note", found, remedy if sure else "too much rounding to tell: "
-                                "let the network move the fields more, or take real64"))
+        findings.append(Finding(title, "ok" if good and sure else "note", found, remedy if sure else ROUNDED))
     return findings
 
 
@@ -182,13 +186,16 @@ def check_cost(bench: Bench, network: AnyCorrection | None = None) -> list[Findi
         """Microseconds a step, without what a run costs at its begin and end."""
         return 1e6 * max(0.0, seconds(correction, 1, steps) - seconds(correction, 1)) / (steps - 1)
 
-    empty = step(None)
+    empty, training = step(None), ""
     found = f"a step {_time(empty)}"
     if bench.spec.slots:
-        nothing, filled = step(bench.given(None)), step(network or scaled_network(bench, steps))
+        correction = network or scaled_network(bench, steps).to(build_correction(bench.experiment, bench.local).dtype)
+        nothing, filled = step(bench.given(None)), step(correction)
+        if bench.own is bench.solver:
+            training = training_cost(bench, correction, 1e-6 * empty, 1e-6 * filled)
         found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(filled)} with the network"
     recorded = 1e6 * (seconds(None, steps) - seconds(None, 1, steps)) / (steps - 1)
-    return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded))} more")]
+    return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded))} more{training}")]
 
 
 def check_stop(bench: Bench) -> list[Finding]:
@@ -259,11 +266,6 @@ def _bytes(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f} bytes"
-
-
-def _written(folder: Path) -> int:
-    """Bytes of all files in a folder, the log among them."""
-    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
 
 
 def _resident() -> int:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -25,14 +26,18 @@ from rich.text import Text
 from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.bench import FEW
-from trimtab.coupling.finding import Finding
+from trimtab.coupling.finding import START, Finding, once, unchecked
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
-CHECKS = ("description", "files", "empty slot", "restart", "cold start", "weight", "gradient", "memory", "cost", "blow-up")
+CHECKS = ("description", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
+          "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
+ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without being looked at again
+RESTARTS = ("restart", "restart, long")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150
+ENDS = re.compile(r"(ERROR )?STOP\b|Fortran runtime error")
 WORDS = 4000  # bytes of a log that are looked at
 SURVIVE = ("see what it printed. Has it come to its last step: describe its counter of steps with trimtab_hidden, so that it is "
            "put back, or set the last step out of reach (a namelist, an option). Has it blown up: a calmer start, a shorter dt")
@@ -55,6 +60,8 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     path = find_toml(source)
     experiment = load_experiment(path)
     findings: list[Finding] = []
+    options = experiment.solver.options
+    repeats = options.get("isolation") == "fork" or options.get("snapshot") == "image"  # whatever the code remembers
     with in_folder(path):
         library = Path(experiment.solver.options.get("library", ""))
         shared = bool(library.is_file() and mpi_libraries(library))
@@ -69,7 +76,7 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
         while remaining:
             seen = _run(path, remaining, weight, longest, scratch, folder, tell)
             findings += seen.findings
-            if seen.ending and not longest and seen.begun not in ("open", "blow-up"):  # perhaps it is sound before
+            if seen.ending and not longest and seen.begun not in ENDING:  # perhaps it is sound before
                 short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
                 findings += short.findings
                 findings.append(_ended(experiment, short, shared) if short.ending else _lasted(seen))
@@ -78,22 +85,38 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
             elif seen.ending:
                 findings.append(_ended(experiment, seen, shared))
             if "weight" in seen.answer:
-                findings += compare_weight(path, weight, seen.answer["weight"], write)
+                forgets = not repeats and _bad(findings, "random numbers", *RESTARTS)
+                findings += [unchecked("weight in TOML", forgets)] if forgets else \
+                    compare_weight(path, weight, seen.answer["weight"], write)
                 weight = seen.answer["weight"]
+            if _bad(findings, START):
+                findings += [unchecked(name, START) for name in CHECKS[CHECKS.index(START) + 1 :]]
+                break
             if seen.begun == "open" or seen.ending is None:
                 break
             remaining = remaining[remaining.index(seen.begun) + 1 :]
-    if any(one.check == "restart" and one.state == "bad" for one in findings):
-        findings = [Finding(one.check, "note", "cannot be told while a restart differs", "see restart")
-                    if one.check == "empty slot" and one.state == "bad" else one for one in findings]
-    options = experiment.solver.options
-    if options.get("isolation") == "fork" or options.get("snapshot") == "image":
+    findings = _by_cause(once(findings))
+    if repeats:
         findings = [Finding(one.check, "note", one.found, "every rollout begins with what the code remembered when it was "
                                                           "opened, so "
                             "that it repeats; a truth run in one go had that memory from its own past")
-                    if one.check == "restart" and one.state == "bad" else one for one in findings]
+                    if one.check in (*RESTARTS, "random numbers") and one.state == "bad" else one for one in findings]
     order = {name: number for number, name in enumerate(CHECKS)}
-    return sorted(findings, key=lambda one: next((order[name] for name in CHECKS if one.check.startswith(name)), 0))
+    return sorted(findings, key=lambda one: next((order[name] for name in reversed(CHECKS) if one.check.startswith(name)), 0))
+
+
+def _by_cause(findings: list[Finding]) -> list[Finding]:
+    """What is bad for what the code forgets is not bad by itself: restarts for random numbers, the long restart for the short
+    one, the empty slot for both."""
+    for cause, spoilt in (("random numbers", (*RESTARTS, "empty slot")), ("restart", ("restart, long", "empty slot"))):
+        if _bad(findings, cause):
+            findings = [unchecked(one.check, cause) if one.check in spoilt and one.state == "bad" else one for one in findings]
+    return findings
+
+
+def _bad(findings: list[Finding], *names: str) -> str:
+    """The first of some checks that is bad; "" when none is."""
+    return next((one.check for one in findings if one.check in names and one.state == "bad"), "")
 
 
 def find_toml(source: str | Path) -> Path:
@@ -231,6 +254,8 @@ def _ended(experiment: Experiment, seen: _Seen, shared: bool) -> Finding:
     said = f"the code {seen.ending}"
     if seen.begun == "open":
         return Finding("open", "bad", said, "trimtab_initialise in the adapter must come back: see what the code printed")
+    if seen.begun == "restart, long":
+        return Finding(seen.begun, "note", said, f"a reference makes as many steps: {SURVIVE}")
     if seen.begun != "blow-up":
         return Finding(seen.begun, "bad", said, SURVIVE)
     if shared:
@@ -256,5 +281,6 @@ def _last_words(scratch: Path) -> str:
                 file.seek(max(0, path.stat().st_size - WORDS))
                 lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
             if lines:
-                return f", having printed: {' / '.join(lines[-2:])}"
+                ends = [line for line in lines[:-2] if ENDS.match(line)]  # buffered lines may come out after it
+                return f", having printed: {' / '.join([*ends[-1:], *lines[-2:]])}"
     return ""

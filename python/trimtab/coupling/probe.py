@@ -16,8 +16,9 @@ from trimtab.config import load_experiment
 from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.cold import check_cold
-from trimtab.coupling.finding import Finding
-from trimtab.coupling.restart import check_restart
+from trimtab.coupling.finding import MEND, START, Finding
+from trimtab.coupling.restart import check_long_restart, check_restart
+from trimtab.coupling.start import check_again, check_random, check_runs, check_start
 from trimtab.coupling.weight import check_weight
 from trimtab.errors import TrimtabError
 
@@ -25,7 +26,12 @@ PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
     "description": checks.check_description,
     "files": checks.check_files,
     "empty slot": checks.check_empty_slot,
+    START: check_start,
+    "opened twice": check_again,
+    "random numbers": check_random,
     "restart": check_restart,
+    "restart, long": check_long_restart,
+    "runs": check_runs,
     "cold start": check_cold,
     "memory": checks.check_memory,
     "cost": checks.check_cost,
@@ -63,10 +69,15 @@ def work() -> None:
             elif name == "gradient":
                 tell(findings=[asdict(one) for one in checks.check_gradient(bench, weight or {})])
             else:
-                tell(findings=[asdict(one) for one in PLAIN[name](bench)])
+                plain = PLAIN[name](bench)
+                tell(findings=[asdict(one) for one in plain])
+                if name == START and any(one.state == "bad" for one in plain):
+                    break
         except Exception as error:
             last = "" if isinstance(error, TrimtabError) else f"{type(error).__name__}: "
-            tell(findings=[asdict(Finding(name, "bad", f"{last}{error}", "mend that, then check again"))])
+            tell(findings=[asdict(Finding(name, "bad", f"{last}{error}", MEND))])
             if not isinstance(error, TrimtabError):
                 traceback.print_exc()
+            if name == START:
+                break
     bench.close()

@@ -14,7 +14,7 @@ from trimtab.slot_weight import named_outputs
 from trimtab.state import Field
 
 PATIENCE = 900.0        # seconds that the pushes may take
-LATE = 8                # outer steps, in the second half of which a lasting output's drift is measured; even, for leapfrog
+LATE = 8                # inner steps, in the second half of which a lasting output's drift is measured; even, for leapfrog
 SNAP = 0.15             # a drift so near to 1 is 1
 PUSH = {"real32": 1e-2, "real64": 1e-4}  # of the fields' size: large against rounding, small against the flow
 ALIKE, FIXED = 0.02, 0.1  # errors of superposition, and of the same response from another state, that pass without a word
@@ -53,11 +53,11 @@ def _measure(bench: Bench, name: str, output: Field, part: slice, together: int)
     generator = np.random.default_rng(0)
     pattern = generator.standard_normal(output.size)
 
-    def moved(state: np.ndarray, values: np.ndarray, steps: int = 1) -> np.ndarray:
+    def moved(state: np.ndarray, values: np.ndarray, steps: int = 1, stride: int = bench.stride) -> np.ndarray:
         outputs = np.zeros(together)
         outputs[part] = values
-        pushed = bench.run(state, steps, stride=bench.stride, outputs=outputs)
-        return np.asarray(pushed - bench.run(state, steps, stride=bench.stride, noop=True))
+        pushed = bench.run(state, steps, stride=stride, outputs=outputs)
+        return np.asarray(pushed - bench.run(state, steps, stride=stride, noop=True))
 
     scales = _scales(bench)
     single = any(one.dtype == "real32" and not one.hidden for one in bench.spec.fields)
@@ -70,8 +70,9 @@ def _measure(bench: Bench, name: str, output: Field, part: slice, together: int)
     if reached == 0:
         return Finding(check, "bad", "the output does not arrive in the state", "call the correction after the tendency is "
                        "complete and before it is used, and add to the array that the step uses"), 0.0, None
-    late = LATE if bench.stride * LATE <= bench.most else LATE // 2
-    whole = moved(bench.state, size * pattern, late)
+    whole = moved(bench.state, size * pattern)[1]
+    late = LATE if bench.most >= LATE else LATE // 2
+    lasting = moved(bench.state, size * pattern, late, 1)
     push = size * np.abs(pattern).max()
     free = bench.run(bench.state, 1, stride=bench.stride, noop=True)[1]
     matrix = np.empty((bench.spec.size, output.size))
@@ -86,10 +87,10 @@ def _measure(bench: Bench, name: str, output: Field, part: slice, together: int)
     if norm == 0:
         return Finding(check, "bad", "one step moves hidden fields only",
                        "choose a training.stride after which the output is seen in a field"), 0.0, None
-    alone = float(np.linalg.norm(whole[1][shown] - seen)) / norm
+    alone = float(np.linalg.norm(whole[shown] - seen)) / norm
     other = bench.run(bench.state, 1, stride=5)[1]
     elsewhere = float(np.linalg.norm(moved(other, size * pattern)[1][shown] - seen)) / norm
-    drift = float(seen @ (whole[late] - whole[late // 2])[shown]) / norm**2 / (late - late // 2)
+    drift = bench.stride * float(seen @ (lasting[late] - lasting[late // 2])[shown]) / norm**2 / (late - late // 2)
     if bench.spec.visible is None or abs(drift - 1) < SNAP:  # one time level: the first step tells, before the flow answers
         drift = 1.0
     drift = float(f"{drift:.2g}")

@@ -17,7 +17,7 @@ from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.cold import check_cold
 from trimtab.coupling.doctor import compare_weight, find_toml, in_folder
-from trimtab.coupling.finding import Finding
+from trimtab.coupling.finding import Finding, unchecked
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight
 from trimtab.errors import ConfigError
@@ -57,10 +57,12 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
             tell(name)
             findings += check(bench)
         tell("weight")
-        writes = write and world.rank == 0
+        forgets = any(one.check == "restart" and one.state == "bad" for one in findings)
+        writes = write and world.rank == 0 and not forgets
         found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
         believed = dict(experiment.solver.options.get("weight", {}))
-        findings += [*found, *compare_weight(path, believed, weight, writes)]
+        findings += [*found, *([unchecked("weight in TOML", "restart")] if forgets else
+                               compare_weight(path, believed, weight, writes))]
         tell("one rank")
         correction, compared = _compare(bench, world, weight)
         findings += compared

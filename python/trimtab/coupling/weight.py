@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from trimtab.slot_weight import named_outputs
 from trimtab.state import Field
 
 SMALLEST = 0.01         # a response below it, in c h, is the flow's own
-EARLY, LATE = 4, 8      # outer steps between which a lasting tendency's drift is measured, or their halves; even, for leapfrog
+DRIFT = (4, 8, 16)      # inner steps between which a lasting tendency's drift is measured, twice; even, for leapfrog
 SNAP, SNAP_STEADY = 0.05, 0.15
+AGREE = 0.15            # two measurements of one drift
+PROPORTIONATE = 0.1     # spread of a response in another field, above which it is the flow's own
 RELATIVE = {"real32": 1e-3, "real64": 1e-6}  # size of the push, of the field's
 
 
@@ -34,8 +37,9 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
     calls = bench.own.library.calls() - before
     if calls == 0:
         return [Finding("weight", "bad", "one step calls the slot not once", "call the correction where every step passes")], {}
-    position, late = 0, LATE if bench.stride * LATE <= bench.most else EARLY
-    free = bench.run(bench.state, late, stride=bench.stride, noop=True)
+    position = 0
+    last = DRIFT[-1] if DRIFT[-1] <= bench.most else DRIFT[1]
+    free = (bench.run(bench.state, 1, stride=bench.stride, noop=True)[-1:], bench.run(bench.state, last, noop=True))
     for name, output in named_outputs(bench.spec).items():
         part = slice(position, position + output.size)
         position += output.size
@@ -57,25 +61,33 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
 
 
 def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, calls: int,
-             free: np.ndarray) -> tuple[Finding, float, dict[str, float]]:
-    stride, h = bench.stride, bench.stride * bench.spec.dt
+             free: tuple[np.ndarray, np.ndarray]) -> tuple[Finding, float, dict[str, float]]:
     pattern = 1 + 0.5 * smooth_waves(output.shape, np.random.default_rng(0)).clip(-1.5, 1.5)
     values = bench.spec.split(bench.state)[own.name]
     size = float(np.abs(values).max()) or 1.0
-    push = RELATIVE.get(own.dtype, 1e-6) * size / h
-    outputs = np.zeros(sum(one.size for one in named_outputs(bench.spec).values()))
-    outputs[part] = push * pattern.ravel()
-    late, early = len(free) - 1, (len(free) - 1) // 2
-    pushed = bench.run(bench.state, late, stride=stride, outputs=outputs)
-    moved = {one: views / (push * h * pattern) for one, views in bench.spec.split(pushed - free).items()
-             if views.shape[1:] == output.shape}
-    response = {one: _snapped(float(np.median(view[1])), SNAP) for one, view in moved.items()}
-    response = {one: weight for one, weight in response.items() if abs(weight) > SMALLEST or one == own.name}
-    drift = float(np.median(moved[own.name][late] - moved[own.name][early])) / (late - early)
+
+    def moved(undisturbed: np.ndarray, steps: int, stride: int) -> dict[str, np.ndarray]:
+        """Field -> (steps + 1 or 1, *shape), how far it is moved, in c h of one step."""
+        h = stride * bench.spec.dt
+        push = RELATIVE.get(own.dtype, 1e-6) * size / h
+        outputs = np.zeros(sum(one.size for one in named_outputs(bench.spec).values()))
+        outputs[part] = push * pattern.ravel()
+        pushed = bench.run(bench.state, steps, stride=stride, outputs=outputs)[-len(undisturbed):]
+        return {one: views / (push * h * pattern) for one, views in bench.spec.split(pushed - undisturbed).items()
+                if views.shape[1:] == output.shape}
+
+    one_step = {one: view[-1] for one, view in moved(free[0], 1, bench.stride).items()}
+    response = {one: _snapped(float(np.median(view)), SNAP) for one, view in one_step.items()}
+    response = {one: weight for one, weight in response.items() if one == own.name or (
+        abs(weight) > SMALLEST and _spread(one_step[one]) < PROPORTIONATE)}
+    lasting = moved(free[1], len(free[1]) - 1, 1)[own.name]
+    marks = [step for step in DRIFT if step < len(lasting)]
+    drifts = [float(np.median(lasting[late] - lasting[early])) / (late - early) for early, late in pairwise(marks)]
+    told = drifts[0] > SMALLEST and max(drifts) - min(drifts) < AGREE * max(drifts)
+    drift = _snapped(drifts[0], SNAP_STEADY)
     if set(response) == {own.name} and not any(one.hidden and one.shape == own.shape for one in bench.spec.fields):
-        drift = response[own.name]  # one time level: the first step tells, before the flow answers
-    drift = _snapped(drift, SNAP_STEADY)
-    spread = float(np.median(np.abs(moved[own.name][1] - np.median(moved[own.name][1])))) / max(1e-300, abs(response[own.name]))
+        told, drift = True, _snapped(response[own.name], SNAP_STEADY)  # one time level: the first step tells
+    spread = _spread(one_step[own.name])
     others = "".join(f", {one} by {weight:.3g}" for one, weight in response.items() if one != own.name)
     found = (f"one step moves {own.name} by {response[own.name]:.3g} c h{others}; a lasting tendency by {drift:.3g} c a unit "
              "of time; "
@@ -85,6 +97,12 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
         return Finding(check, "bad", found, "the output does not arrive: call the correction after the tendency is complete "
                                             "and before it "
                        "is used, and add to the array that the step uses"), drift, response
+    if not told:
+        measured = " and ".join(f"{one:.3g}" for one in drifts)
+        return Finding(check, "note", f"one step moves {own.name} by {response[own.name]:.3g} c h{others}; how a lasting "
+                       f"tendency moves it cannot be told from the flow's answer ({measured} c a unit of time), and 1 is taken",
+                       "if the code counts it otherwise, write steady in [solver] weight by hand; a calmer state (the code's own "
+                       "start, an adapter's option) is measured better"), 1.0, response
     if spread > 0.3:
         return Finding(check, "note", found + f"; not in proportion everywhere (spread {spread:.0%})",
                        "a limiter, a mask or a filter stands behind it: fine where that is meant"), drift, response
@@ -95,6 +113,12 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
                        "trimtab_add "
                        "mends it"), drift, response
     return Finding(check, "ok", found), drift, response
+
+
+def _spread(view: np.ndarray) -> float:
+    """How far from one number a response is."""
+    middle = float(np.median(view))
+    return float(np.median(np.abs(view - middle))) / max(1e-300, abs(middle))
 
 
 def _snapped(weight: float, within: float) -> float:

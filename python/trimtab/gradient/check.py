@@ -40,6 +40,7 @@ from trimtab.loss import alive, field_scale, mean_square
 from trimtab.solver import Solver
 
 LADDER = tuple(0.03 * 4.0**-i for i in range(9))  # steps over the norm of the parameters
+UNSURE = 0.1  # uncertainty of the finite differences, from which on they judge nobody
 YARDSTICK = "exact"                                # shown, never recommended: only a twin has it
 
 
@@ -110,6 +111,11 @@ class CheckTable:
         if not good:
             shortest = min(row.steps for row in self.rows)
             best = max(names, key=lambda name: self.of(name)[0].cosine)
+            unsure = min(self.of(name)[0].uncertainty for name in names)
+            if not unsure < UNSURE:
+                return (f"Rounding hides the gradient here: at n = {shortest} the finite differences that it is held against "
+                        f"are uncertain by {unsure:.0%} themselves, so that nothing is said against any variant; build the "
+                        "solver with real64 for this check, or let the correction move the fields more.")
             return (f"No variant keeps {share} of the steepest descent even at n = {shortest}; the best, {best}, keeps "
                     f"{self.of(best)[0].cosine:.0%}: shorten the window, or give ensemble more members.")
         first = good[0]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What the training of an experiment will take, from one window timed, and its reference, from one step."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import torch
+
+import trimtab
+from trimtab.coupling.bench import Bench
+from trimtab.gradient import get_gradient
+from trimtab.slot_correction import AnyCorrection
+
+MEMBERS = 2         # windows run at once when they are timed
+A_SWEEP = 5.0       # seconds that timing them may take
+LOUDEST = 0.1       # share of a training that compiling must be able to save to be named
+
+
+def training_cost(bench: Bench, correction: AnyCorrection, step: float, filled: float) -> str:
+    """What this TOML's training takes on one core, as a sentence's end.
+
+    Args:
+        bench: the code.
+        correction: its network, which is timed in the precision that it has.
+        step, filled: seconds of an inner step with an empty slot, and with the network.
+    """
+    training, reference = bench.experiment.training, bench.experiment.reference
+    if training.epochs == 0:
+        return ""
+    inner, filled = training.window * training.stride, max(1e-9, filled)
+    window = max(1, min(training.window, bench.most // training.stride, int(A_SWEEP / (4 * MEMBERS * filled * training.stride))))
+    sweep = _sweep(bench, correction, window) / window * training.window
+    spin_up = round(reference.spin_up / bench.spec.dt)
+    between = reference.interval / bench.spec.dt if reference.interval else training.stride
+    if reference.file and not training.steps_per_epoch:
+        return f"; 1000 windows of this TOML take {duration(1000 * sweep)} on one core"
+    held = reference.validation_windows
+    span = max(1, math.ceil(inner / between))
+    a_run = max(0, reference.snapshots - span - held)
+    windows = training.steps_per_epoch * training.batch or a_run * reference.training_runs
+    validated = (reference.snapshots - span) * reference.validation_runs or held * reference.training_runs
+    validated = min(validated, training.validate_windows or validated)
+    seconds = training.epochs * (windows * sweep + validated * inner * filled)
+    found = f"; the training of this TOML about {duration(seconds)} on one core"
+    saved = training.epochs * (windows + validated) * inner * max(0.0, filled - step)
+    if not correction.compiled and saved > LOUDEST * seconds:
+        found += f" (compiled = true saves up to {duration(saved)} of it)"
+    if not reference.file and "name" not in reference.solver:
+        runs = reference.training_runs + reference.validation_runs + reference.test_runs
+        found += f", and its reference {duration(runs * (spin_up + (reference.snapshots - 1) * between) * step)}"
+    return found
+
+
+def _sweep(bench: Bench, correction: AnyCorrection, window: int) -> float:
+    """Seconds of a window forth and back: the quickest of several."""
+    training = bench.experiment.training
+    gradient = get_gradient(training.gradient, **training.gradient_options)
+    start = torch.from_numpy(np.repeat(bench.state, MEMBERS, axis=0))
+    taken: list[float] = []
+    while not taken or (len(taken) < 20 and sum(taken) < A_SWEEP / 4):
+        bench.tell(f"windows of {window} steps, forth and back, for the cost of a training")
+        began = time.perf_counter()
+        states = trimtab.rollout(bench.solver, correction, start, window, gradient=gradient, stride=training.stride,
+                                 on_blow_up="mark")
+        states[-1].square().mean().backward()
+        taken.append(time.perf_counter() - began)
+        bench.made += MEMBERS * window * training.stride
+    return min(taken) / MEMBERS
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+    unit, size = next((one for one in units if seconds >= 2 * one[1]), units[-1])
+    return f"{seconds / size:.{0 if seconds >= 10 * size else 2}{'f' if seconds >= 10 * size else 'g'}} {unit}"
