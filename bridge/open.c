@@ -17,17 +17,22 @@
 
 /* trimtab_slot.c, where a coupled code has it. */
 extern int64_t trimtab_slot_fill(const char *name, trimtab_slot_function function, void *context, int64_t bytes) __attribute__((weak));
+extern int64_t trimtab_slot_declare(const char *name, const char *layout) __attribute__((weak));
 extern int64_t trimtab_slot_status(char *text, int64_t length) __attribute__((weak));
 
 /* What embed.c offers. */
 typedef int32_t (*embed_open_t)(const char *, const char *, const char *, void **, void **, int64_t *, const char *(**)(void *), char *, int64_t);
 typedef void (*embed_close_t)(void *);
+typedef const char *(*embed_layout_t)(void *);
 
-/* An open correction: who explains and who closes it. */
+#define LAYOUT 16384
+
+/* An open correction: who explains and who closes it; the slot it was trained for, with its inputs and outputs, "" where nobody says. */
 typedef struct opened {
     void *context;
     const char *(*explain)(void *);
     void (*close)(void *);
+    char slot[128], layout[LAYOUT];
     struct opened *next;
 } opened_t;
 
@@ -84,11 +89,20 @@ static void *load_embed(char *message, int64_t length)
     return library;
 }
 
-static int32_t remember(void *context, const char *(*explain)(void *), void (*close)(void *))
+/* layout: "slot NAME;" and what trimtab_slot_declare takes. */
+static int32_t remember(void *context, const char *(*explain)(void *), void (*close)(void *), const char *layout)
 {
-    opened_t *one = malloc(sizeof *one);
+    opened_t *one = calloc(1, sizeof *one);
+    const char *end = strncmp(layout, "slot ", 5) ? NULL : strchr(layout, ';');
     if (one) {
-        *one = (opened_t){context, explain, close, all};
+        one->context = context;
+        one->explain = explain;
+        one->close = close;
+        if (end) {
+            snprintf(one->slot, sizeof one->slot, "%.*s", (int)(end - layout) - 5, layout + 5);
+            snprintf(one->layout, sizeof one->layout, "%s", end + 1);
+        }
+        one->next = all;
         all = one;
     }
     return one == NULL;
@@ -97,10 +111,11 @@ static int32_t remember(void *context, const char *(*explain)(void *), void (*cl
 int32_t trimtab_open_correction(const char *kind, const char *path, const char *slot, const char *description, void **function,
                                 void **context, int64_t *bytes, char *message, int64_t length)
 {
-    char folder[4096];
+    char folder[4096], layout[LAYOUT] = "";
     const char *(*explain)(void *) = trimtab_compiled_message;
     embed_open_t embed_open = NULL;
     embed_close_t embed_close = trimtab_close_compiled;
+    embed_layout_t embed_layout = NULL;
     void *embed;
     int32_t failed;
 
@@ -119,18 +134,22 @@ int32_t trimtab_open_correction(const char *kind, const char *path, const char *
         kind = exists(path, "manifest.json") ? "library" : "checkpoint";
     if (!strcmp(kind, "library")) {
         failed = trimtab_load_compiled(path, function, context, bytes, message, length);
+        trimtab_exported_layout(path, layout, sizeof layout);
     } else if (!strcmp(kind, "checkpoint")) {
         if (!(embed = load_embed(message, length)))
             return 1;
         *(void **)&embed_open = dlsym(embed, "trimtab_embed_open");
         *(void **)&embed_close = dlsym(embed, "trimtab_embed_close");
-        if (!embed_open || !embed_close)
+        *(void **)&embed_layout = dlsym(embed, "trimtab_embed_layout");
+        if (!embed_open || !embed_close || !embed_layout)
             return refuse(message, length, "%s is of another version of trimtab", EMBED);
         failed = embed_open(path, slot, description, function, context, bytes, &explain, message, length);
+        if (!failed)
+            snprintf(layout, sizeof layout, "%s", embed_layout(*context));
     } else {
         return refuse(message, length, "a correction is of kind library or checkpoint, not %s", kind);
     }
-    if (!failed && remember(*context, explain, embed_close))
+    if (!failed && remember(*context, explain, embed_close, layout))
         failed = refuse(message, length, "no memory for a correction");
     return failed;
 }
@@ -143,10 +162,28 @@ int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int
         return refuse(message, length, "this program has no named slots: link trimtab_slot.c into it");
     if (trimtab_open_correction("", path, slot, "", &function, &context, &bytes, message, length))
         return 1;
-    if (!trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes))
+    if (*all->slot && *slot && strcmp(all->slot, slot)) {
+        refuse(message, length, "%s was trained for the slot %s, not %s", path, all->slot, slot);
+        trimtab_close_correction(context);
+        return 1;
+    }
+    if (!*slot)
+        slot = all->slot;
+    if ((!*all->layout || !trimtab_slot_declare || !trimtab_slot_declare(slot, all->layout))
+        && !trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes))
         return 0;
     trimtab_slot_status(message, length);
     trimtab_close_correction(context);
+    return 1;
+}
+
+int32_t trimtab_check_slots(char *message, int64_t length)
+{
+    if (!trimtab_slot_status || !trimtab_slot_status(message, length))
+        return 0;
+    for (opened_t *one = all; one && message; one = one->next)
+        if (*one->explain(one->context) && (int64_t)strlen(message) + 3 < length)
+            snprintf(message + strlen(message), (size_t)length - strlen(message), ": %s", one->explain(one->context));
     return 1;
 }
 

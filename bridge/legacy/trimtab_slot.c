@@ -254,6 +254,33 @@ int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *con
     return T->status;
 }
 
+int64_t trimtab_slot_declare(const char *name, const char *layout)
+{
+    slot_t *slot = T->described ? find(name) : make(name);
+    if (!slot) fail(TRIMTAB_REFUSED, "there is no slot %s in this code", name);
+    if (T->status || T->described) return T->status;
+    slot->ins = slot->outs = 0;
+    slot->n = slot->m = 0;
+    for (const char *end; (end = strchr(layout, ';')); layout = end + 1) {
+        char kind[8];
+        long long size;
+        int at = 0, *count;
+        if (sscanf(layout, " %7s %lld %n", kind, &size, &at) < 2 || !at || size < 1 || end - layout - at < 1 || end - layout - at >= WORD) break;
+        bool output = !strcmp(kind, "output");
+        if ((!output && strcmp(kind, "input")) || *(count = output ? &slot->outs : &slot->ins) >= MOST_PORTS) break;
+        item_t *one = &(output ? slot->out : slot->in)[(*count)++];
+        int64_t *total = output ? &slot->m : &slot->n;
+        memset(one, 0, sizeof *one);
+        snprintf(one->name, WORD, "%.*s", (int)(end - layout) - at, layout + at);
+        one->array.size = size;
+        one->at = *total;
+        *total += size;
+    }
+    if (*layout) fail(TRIMTAB_REFUSED, "the inputs and outputs of the slot %s cannot be read from %.200s", name, layout);
+    slot->declared = true;
+    return T->status;
+}
+
 void trimtab_slot_empty(const char *name)
 {
     for (int i = 0; i < T->n_slots; i++)
@@ -290,7 +317,7 @@ bool trimtab_f_filled(const CFI_cdesc_t *name)
     text_of(name, word, WORD);
     slot = find(word);
     if (!slot || !slot->function) return false;
-    if (!T->described) describe();
+    if (!T->described && !slot->declared) describe();
     if (slot->room < slot->n) {
         free(slot->inputs);
         free(slot->seen);
@@ -312,14 +339,20 @@ static item_t *port_of(const CFI_cdesc_t *array, const CFI_cdesc_t *name, int ou
     if (T->status || !T->present) return NULL;
     text_of(name, word, WORD);
     item_t *list = outputs ? T->present->out : T->present->in;
-    for (int i = 0; i < (outputs ? T->present->outs : T->present->ins); i++)
+    bool trained = T->present->declared && !T->described;
+    int count = outputs ? T->present->outs : T->present->ins;
+    for (int i = 0; i < count; i++)
         if (!strcmp(list[i].name, word)) {
             if (!view(array, word, a)) return NULL;
             if (a->size == list[i].array.size) return &list[i];
-            fail(TRIMTAB_REFUSED, "the slot %s has %lld numbers of %s, and trimtab_describe says %lld", T->present->name,
-                 (long long)a->size, word, (long long)list[i].array.size);
+            fail(TRIMTAB_REFUSED, "the slot %s has %lld numbers of %s, and %s %lld", T->present->name, (long long)a->size, word,
+                 trained ? "its correction was trained with" : "trimtab_describe says", (long long)list[i].array.size);
             return NULL;
         }
+    if (trained)
+        fail(TRIMTAB_REFUSED, "the correction of the slot %s was trained with %d %ss, the first is %s, and none of them is %s: build the "
+             "program with the adapter it was trained with", T->present->name, count, outputs ? "output" : "input",
+             count ? list[0].name : "missing", word);
     fail(TRIMTAB_REFUSED, "the slot %s has no %s %s: name it in trimtab_describe, below trimtab_slot", T->present->name,
          outputs ? "output" : "input", word);
     return NULL;

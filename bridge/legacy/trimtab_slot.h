@@ -19,6 +19,9 @@ typedef void *(*trimtab_function)(void *context, void *inputs, int64_t n, int64_
 
 /* Fill a slot by name ("" for every slot) with numbers of 4 or 8 bytes; returns a status. */
 int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *context, int64_t bytes);
+/* What a slot's inputs and outputs are, by whoever knows it from elsewhere (a trained correction): one after the other, each as
+ * "input NUMBERS NAME;" or "output NUMBERS NAME;". A slot so declared needs no trimtab_describe(). Returns a status. */
+int64_t trimtab_slot_declare(const char *name, const char *layout);
 /* Empty a slot ("" for every slot). */
 void trimtab_slot_empty(const char *name);
 /* The failure kept, 0 for none, and its sentence. */

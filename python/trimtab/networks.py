@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, NoModuleError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -158,6 +158,7 @@ def build_network(name: str, **options: Any) -> nn.Module:
 
     Raises:
         ConfigError: no such name, not importable, not a torch module, or arguments it does not take.
+        NoModuleError: there is no module of that name where Python looks.
     """
     if name in NETWORKS:
         kind: Any = NETWORKS[name]
@@ -168,7 +169,11 @@ def build_network(name: str, **options: Any) -> nn.Module:
         try:
             kind = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"The network {name!r} cannot be imported: {error}.") from error
+            sentence = f"The network {name!r} cannot be imported: {error}"
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                raise NoModuleError(f"{sentence}; call trimtab in the folder of {module.partition('.')[0]}, or set "
+                                    "PYTHONPATH to it.", sentence) from error
+            raise ConfigError(f"{sentence}.") from error
     try:
         inspect.signature(kind).bind(**options)
     except TypeError as error:

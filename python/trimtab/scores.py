@@ -12,6 +12,7 @@ from trimtab.state import SolverSpec
 
 STABLE_FACTOR = 2.0
 TAIL = 2.0
+QUIET = 1e-6  # of a field's deviation: a component that varies less has none to measure by
 PDF_BINS = 96
 
 
@@ -144,6 +145,23 @@ def wasserstein(samples: np.ndarray, truth: np.ndarray) -> float:
     left = values[:-1]
     gap = np.searchsorted(a, left, "right") / a.size - np.searchsorted(b, left, "right") / b.size
     return float(np.sum(np.abs(gap) * np.diff(values)))
+
+
+def varying(spec: SolverSpec, truth: np.ndarray) -> np.ndarray:
+    """Which components vary in the truth, so that a distance may be measured in their standard deviations.
+
+    Args:
+        spec: the solver's.
+        truth: (M, N) states.
+
+    Returns:
+        (N,) bool: false where the standard deviation is rounding of the value, or below `QUIET` of the root mean square of those of
+        the field: a wall, a spectral coefficient that stays 0.
+    """
+    deviation, largest, parts = truth.std(axis=0), np.abs(truth).max(axis=0), []
+    for field, own, values in zip(spec.fields, spec.split(deviation).values(), spec.split(largest).values(), strict=True):
+        parts.append(((own > field.rounding * values) & (own > QUIET * np.sqrt(np.square(own).mean()))).ravel())
+    return np.concatenate(parts)
 
 
 def marginal_distance(samples: np.ndarray, truth: np.ndarray, limit: int = 400_000) -> float:

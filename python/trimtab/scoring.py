@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import trimtab
-from trimtab.checkpoint import Run, load_correction, load_run, read_checkpoint
+from trimtab.checkpoint import Run, check_place, load_correction, load_run, read_checkpoint
 from trimtab.climate import Curves
 from trimtab.closures import best_smagorinsky
 from trimtab.config import Experiment, dump_experiment
@@ -52,6 +52,7 @@ def score_run(folder: str | Path, *, again: bool = False, progress: Progress = s
         stored = read_table(run.folder / "scores.json")
         if stored.settings.get("stamp") == stamp:
             return stored
+    check_place(run)
     solver = trimtab.open_solver(run.experiment.solver.name, **run.experiment.solver.options)
     try:
         evaluation = _evaluate(run, solver, progress)

@@ -61,6 +61,7 @@ class SlotCorrection(nn.Module):
         self.input_mean: Tensor
         self.input_scale: Tensor
         self.output_scale: Tensor
+        self._rounding = [one.rounding for one in inputs]
         self._slots: dict[str, SlotPart] = {}
         self._parts, first_in, first_out = {}, 0, 0  # of each slot: its scales, the one shape of its inputs, that of its answer
         for slot in spec.slots:
@@ -138,7 +139,9 @@ class SlotCorrection(nn.Module):
         """
         device = self.input_mean.device
         parts = torch.as_tensor(seen).to(device, torch.float64).split(self.input_sizes, -1)
+        least = torch.stack([one * part.abs().max() for one, part in zip(self._rounding, parts, strict=True)])
         deviations = torch.stack([part.std() for part in parts])
+        deviations = torch.where(deviations <= least, 0.0, deviations)  # NaN stays, and is refused
         # An input that is the same everywhere (a constant, a mask at one value) only loses its mean.
         if not (deviations > 0).any():
             varying("input", deviations)

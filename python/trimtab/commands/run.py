@@ -30,12 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.commands`."""
     from trimtab import deploy
-    from trimtab.checkpoint import load_run
+    from trimtab.checkpoint import check_place, load_run
     from trimtab.config import load_experiment
     from trimtab.terminal import Watch
 
     trained = (Path(options.run) / "experiment.toml").is_file()
     run = load_run(options.run) if trained or not options.solver_only else None
+    if run:
+        check_place(run)
     experiment = run.experiment if run else load_experiment(options.run)
     with (
         trimtab.open_solver(experiment.solver.name, **experiment.solver.options) as solver,
