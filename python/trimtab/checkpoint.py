@@ -6,13 +6,15 @@ without running any code. Keys: format, version, experiment (TOML), state (names
 (the same of the inputs and outputs of its named slots), coefficient (name of the one that the network answers, None for a
 tendency; left out by older ones), correction (weights and normalisation), best (the same for the best epoch so far, or None),
 optimiser, random, progress (position in the training), history (rows of metrics.csv), folder (in which the training ran; left out
-by older ones), versions, revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be used, last.pt is to be gone on with.
+by older ones), versions, revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be
+used, last.pt is to be gone on with.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import inspect
 import io
 import platform
 import random
@@ -28,7 +30,7 @@ from trimtab.config import FREE_TO_CHANGE, Experiment, changed_keys, parse_exper
 from trimtab.correction import Correction
 from trimtab.errors import CheckpointError, ConfigError, NoModuleError, TrimtabError
 from trimtab.files import replacing
-from trimtab.networks import build_network
+from trimtab.networks import build_network, network_class
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.state import Field, Slot, SolverSpec
 
@@ -74,7 +76,7 @@ def load_run(folder: str | Path) -> Run:
 
 
 def check_place(run: Run) -> None:
-    """Refuse to open a run's solver away from its files: their paths are meant from the folder in which the run was trained.
+    """Refuse to open a run's solver away from its files: their paths are meant from the folder in which it was trained.
 
     Args:
         run: see `load_run`.
@@ -96,8 +98,8 @@ def check_place(run: Run) -> None:
         return
     folder = next((read_checkpoint(path).get("folder", "") for path in run.checkpoints.values()), "")
     if folder and Path(folder, missing[0]).exists():
-        raise CheckpointError(f"{run.folder} was trained in {folder}, where its {missing[0]} lies, and there is none in {Path.cwd()}: "
-                              f"call trimtab in {folder}.")
+        raise CheckpointError(f"{run.folder} was trained in {folder}, where its {missing[0]} lies, and there is none in "
+                              f"{Path.cwd()}: call trimtab in {folder}.")
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -174,17 +176,35 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
     if config.input_mean:
         given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}
     kind = SlotCorrection if spec.slots else Correction
-    return kind(network, spec, features=config.features, compiled=config.compiled, **given)
+    correction = kind(network, spec, features=config.features, compiled=config.compiled, **given)
+    if isinstance(correction, SlotCorrection):
+        correction.check_networks()
+    return correction
 
 
 def _networks(experiment: Experiment, spec: SolverSpec) -> torch.nn.Module:
     """The network; for a solver with several slots one for each, whose arguments [network.SLOT] changes."""
     name, options = experiment.network.name, dict(experiment.network.options)
-    if len(spec.slots) < 2:
+    if not spec.slots:
         return build_network(name, **options)
-    own = {slot.name: dict(options.pop(slot.name, {})) for slot in spec.slots}
-    return torch.nn.ModuleDict({slot: build_network(changes.pop("name", name), **{**options, **changes})
-                                for slot, changes in own.items()})
+    if len(spec.slots) == 1:
+        return build_network(name, **_counted(name, options, spec.slots[0]))
+    own = [(slot, dict(options.pop(slot.name, {}))) for slot in spec.slots]
+    networks = {}
+    for slot, changes in own:
+        kind = changes.pop("name", name)
+        networks[slot.name] = build_network(kind, **_counted(kind, {**options, **changes}, slot))
+    return torch.nn.ModuleDict(networks)
+
+
+def _counted(name: str, options: dict[str, Any], slot: Slot) -> dict[str, Any]:
+    """The arguments of a slot's network; its whole numbers `inputs` and `outputs`, if it takes such, are the slot's numbers of
+    fields unless they are given."""
+    known = inspect.signature(network_class(name)).parameters
+    counts = {"inputs": len(slot.inputs), "outputs": len(slot.outputs)}
+    taken = {key: count for key, count in counts.items() if key in known
+             and (known[key].default is inspect.Parameter.empty or type(known[key].default) is int)}
+    return {**taken, **options}
 
 
 def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
@@ -198,8 +218,8 @@ def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
         The correction, in evaluation mode.
 
     Raises:
-        CheckpointError: see `read_checkpoint`; or a solver with other fields, weights that do not fit, or a network whose module
-            is not found.
+        CheckpointError: see `read_checkpoint`; or a solver with other fields, weights that do not fit, or a network whose
+            module is not found.
     """
     content = read_checkpoint(path)
     trained, asked = [one["name"] for one in content["state"]], [one.name for one in spec.fields]

@@ -209,8 +209,8 @@ def varying(what: str, values: Tensor) -> Tensor:
         InputError: one of them is 0, or not finite.
     """
     if not values.isfinite().all():
-        raise InputError(f"The {what} is not finite over the training data (standard deviation {values.tolist()}): the solver blew "
-                         "up where it was computed; look at the truth's states, and shorten the time step.")
+        raise InputError(f"The {what} is not finite over the training data (standard deviation {values.tolist()}): the solver "
+                         "blew up where it was computed; look at the truth's states, and shorten the time step.")
     if not (values.isfinite() & (values > 0)).all():
         raise InputError(f"The {what} does not vary over the training data (standard deviation {values.tolist()}): "
                          "set input_mean, input_scale and output_scale by hand in [correction]. A tendency of 0: truth and "

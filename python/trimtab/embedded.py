@@ -40,7 +40,7 @@ def open_correction(path: str, slot: str, description: str) -> tuple[int, int, i
         CheckpointError: see `load_correction`; or no slot of that name.
     """
     configure_runtime()
-    if "" not in sys.path:  # as for `trimtab`: a network named by import path may lie in the current folder; last, it hides nothing
+    if "" not in sys.path:  # as for `trimtab`: a network named by import path may lie in this folder; last, to hide nothing
         sys.path.append("")
     file = run_checkpoint(load_run(path)) if Path(path).is_dir() else Path(path)
     spec = described_spec(json.loads(description)) if description else saved_spec(file)

@@ -67,7 +67,8 @@ def field_scale(spec: SolverSpec, states: np.ndarray) -> Tensor | None:
         states: (R, N) float64.
 
     Returns:
-        (N,) float64, one number a field, 1 for one that is constant up to rounding; None where all fields that count have one unit.
+        (N,) float64, one number a field, 1 for one that is constant up to rounding; None where all fields that count have one
+        unit.
     """
     if len({one.units for one in spec.fields if not one.hidden}) < 2:
         return None

@@ -146,6 +146,23 @@ class Unknowns(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "RingCNN": RingCNN, "Unknowns": Unknowns}
 
 
+def network_class(name: str) -> Any:
+    """The class of a network, by its shipped name or by import path; arguments and errors as of `build_network`."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(f"Unknown network {name!r}; give one of {', '.join(NETWORKS)} or \"package.module:Class\".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        sentence = f"The network {name!r} cannot be imported: {error}"
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise NoModuleError(f"{sentence}; call trimtab in the folder of {module.partition('.')[0]}, or set "
+                                "PYTHONPATH to it.", sentence) from error
+        raise ConfigError(f"{sentence}.") from error
+
+
 def build_network(name: str, **options: Any) -> nn.Module:
     """A network by its shipped name or by import path.
 
@@ -160,20 +177,7 @@ def build_network(name: str, **options: Any) -> nn.Module:
         ConfigError: no such name, not importable, not a torch module, or arguments it does not take.
         NoModuleError: there is no module of that name where Python looks.
     """
-    if name in NETWORKS:
-        kind: Any = NETWORKS[name]
-    else:
-        module, colon, attribute = name.partition(":")
-        if not colon:
-            raise ConfigError(f"Unknown network {name!r}; give one of {', '.join(NETWORKS)} or \"package.module:Class\".")
-        try:
-            kind = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            sentence = f"The network {name!r} cannot be imported: {error}"
-            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-                raise NoModuleError(f"{sentence}; call trimtab in the folder of {module.partition('.')[0]}, or set "
-                                    "PYTHONPATH to it.", sentence) from error
-            raise ConfigError(f"{sentence}.") from error
+    kind = network_class(name)
     try:
         inspect.signature(kind).bind(**options)
     except TypeError as error:

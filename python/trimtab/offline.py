@@ -44,7 +44,7 @@ class Labels:
         # Components that have a label; what a named slot should return is no component of the state.
         self.observed = windows.targets.observation.components if self.view is None else None
         self._all: tuple[np.ndarray | None, np.ndarray] | None = None
-        self.blown: tuple[int, int, int] | None = None  # the first blow-up that was met: run, snapshot, inner step by which it came
+        self.blown: tuple[int, int, int] | None = None  # the first blow-up met: run, snapshot, inner step by which it came
 
     def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """States and labels of some windows; those on which the solver alone blows up are left out.
@@ -122,12 +122,13 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
     chosen = labels.windows.spread(SAMPLE)
     seen, missing = labels.get(chosen)
     if not len(seen):
-        raise BlowUpError(f"The solver alone blew up on all of {len(chosen)} states of the truth, within one outer step{labels.where()}: "
-                          "shorten its time step or training.stride, or look whether those states are such as the code can start "
-                          "from (a hidden field that is missing, another unit).", np.ones(len(chosen), np.int64))
+        raise BlowUpError(f"The solver alone blew up on all of {len(chosen)} states of the truth, within one outer "
+                          f"step{labels.where()}: shorten its time step or training.stride, or look whether those "
+                          "states are such as the code can start from (a hidden field that is missing, another unit).",
+                          np.ones(len(chosen), np.int64))
     if len(seen) < len(chosen):
-        log.warning("The solver alone blew up on %d of %d states of the truth within one outer step%s: they are left out; shorten "
-                    "its time step if that is not meant.", len(chosen) - len(seen), len(chosen), labels.where())
+        log.warning("The solver alone blew up on %d of %d states of the truth within one outer step%s: they are left out; "
+                    "shorten its time step if that is not meant.", len(chosen) - len(seen), len(chosen), labels.where())
     if not missing.any():
         raise ConfigError("The solver makes the truth's steps bit for bit, so that there is nothing to learn: change in "
                           "[reference] solver what the truth has, or in [solver] what the solver lacks (a value that the code's "

@@ -90,7 +90,8 @@ class Records:
         told = ("validation", "dropped", "skipped", "seconds")
         log.info("%s epoch %d, step %d: loss %s, validation %.4g, %d dropped, %d skipped, %.1f s (solver %.3g, network %.3g, "
                  "backward %.3g, exchange %.3g, wait %.3g; idle %.1f %%)",
-                 values["phase"], values["epoch"], values["step"], loss, *(values[name] for name in told), *(values[name] for name in RECORDED[:-1]), 100 * values["idle"])
+                 values["phase"], values["epoch"], values["step"], loss, *(values[name] for name in told),
+                 *(values[name] for name in RECORDED[:-1]), 100 * values["idle"])
 
     def close(self) -> None:
         """Flush and close."""

@@ -155,8 +155,8 @@ def varying(spec: SolverSpec, truth: np.ndarray) -> np.ndarray:
         truth: (M, N) states.
 
     Returns:
-        (N,) bool: false where the standard deviation is rounding of the value, or below `QUIET` of the root mean square of those of
-        the field: a wall, a spectral coefficient that stays 0.
+        (N,) bool: false where the standard deviation is rounding of the value, or below `QUIET` of the root mean square of those
+        of the field: a wall, a spectral coefficient that stays 0.
     """
     deviation, largest, parts = truth.std(axis=0), np.abs(truth).max(axis=0), []
     for field, own, values in zip(spec.fields, spec.split(deviation).values(), spec.split(largest).values(), strict=True):

@@ -269,7 +269,7 @@ class Trainer:
                  self.targets.interval, h)
 
     def _check_weight(self, steady: bool) -> None:
-        """Refuse a solver.weight of another stride before anything is computed; of a file that holds the truth, its opening tells."""
+        """Refuse a solver.weight of another stride before anything is computed; with the truth in a file, its opening tells."""
         experiment, weight = self.experiment, getattr(self.solver, "weight", None)
         training, reference = experiment.training, experiment.reference
         if not isinstance(weight, SlotWeight):
