@@ -86,7 +86,7 @@ def check_place(run: Run) -> None:
             or the module of a solver named by import path.
     """
     experiment = run.experiment
-    named = [experiment.reference.file]
+    named: list[Any] = [experiment.reference.file]
     for options in (experiment.solver.options, experiment.reference.solver):
         weight = options.get("weight") or {}
         named += [options.get("library"), options.get("stdin"), *options.get("files", ()), weight.get("response")]
