@@ -224,6 +224,20 @@ def test_a_network_on_a_line_is_equivariant(open_solver):
         trimtab.networks.PeriodicCNN(dimensions=3)
 
 
+def test_a_kernel_for_each_layer(open_solver):
+    """[5, 1, 1] sees two neighbours on either side and no more; the same law at every point."""
+    torch.manual_seed(0)
+    solver = open_solver("lorenz96")
+    network = trimtab.networks.PeriodicCNN((1, 4, 3, 1), kernel=(5, 1, 1), activation="tanh", dimensions=1).double()
+    correction, u = trimtab.Correction(network, solver.spec, features=("x",)), torch.randn(2, 12, dtype=torch.float64)
+    torch.testing.assert_close(correction(u.roll(5, 1)), correction(u).roll(5, 1))
+    reach = torch.autograd.functional.jacobian(lambda one: correction(one[None])[0, 6], u[0]).nonzero().flatten().tolist()
+    assert reach == [4, 5, 6, 7, 8]
+    for kernel, sentence in (((5, 4, 1), "must be odd"), ((5, 1), r"kernel = \[5, 1\] must be one number, or one for each of")):
+        with pytest.raises(ConfigError, match=sentence):
+            trimtab.networks.PeriodicCNN((1, 4, 3, 1), kernel=kernel, dimensions=1)
+
+
 @pytest.mark.parametrize("limiter", ["minmod", "vanleer", "none"])
 def test_discrete_is_the_derivative_through_a_shock(limiter, open_solver):
     """The window begins smooth and ends with a shock; forward runs of the Fortran, along the gradient."""

@@ -288,3 +288,39 @@ def test_a_coefficient_is_no_tendency(beta, open_solver):
     experiment = parse_experiment(BETA, "test")
     with pytest.raises(ConfigError, match="no label for the coefficient beta"):
         Offline(experiment.offline, experiment.training, solver, None, None)
+
+
+def test_strain_as_a_feature(open_solver, random_states):
+    """Smagorinsky's viscosity is a number times it, also to its derivative; where nothing moves the derivative is 0, not NaN."""
+    solver = open_solver("qg", n=16, slot="viscosity", forcing_wavenumber=3)
+    correction = Correction(PeriodicCNN((1, 1), 1).double(), solver.spec, features=("strain",))
+    u = torch.from_numpy(solver.project(random_states(solver))).requires_grad_()
+    closure = Smagorinsky(solver.spec, 0.3)
+    mine, theirs = correction.inputs(u).reshape(u.shape) * closure.mixing, closure(u)
+    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+    for one, other in zip(*(torch.autograd.grad(value[:, 7].sum(), u) for value in (mine, theirs)), strict=True):
+        np.testing.assert_allclose(solver.project(one.numpy()), solver.project(other.numpy()), rtol=0, atol=1e-12)
+    still = torch.zeros(1, 256, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(correction(still).sum(), still)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("gradient", ["static", "discrete"])
+def test_a_viscosity_that_depends_on_the_strain(gradient, open_solver, random_states):
+    """The law nu = c |S| of a truth is found again online, by a network of one weight that knows the strain alone."""
+    solver = open_solver("qg", n=16, dt=0.01, slot="viscosity", forcing_wavenumber=3)
+    truth = Smagorinsky(solver.spec, 0.5)
+    u0 = solver.advance(random_states(solver, 8), 20, correction=truth).states[-1]
+    target = torch.from_numpy(solver.advance(u0, 5, correction=truth).states)
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 1, 1, bias=False).double()
+    correction = Correction(network, solver.spec, features=("strain",), output_scale=3e-2)
+    with torch.no_grad():
+        network.weight.fill_(0.1)
+    optimiser = torch.optim.Adam(network.parameters(), betas=(0.5, 0.9))
+    for step in range(60):
+        optimiser.param_groups[0]["lr"] = 0.2 * 0.93**step
+        optimiser.zero_grad()
+        (trimtab.rollout(solver, correction, u0, 5, gradient=gradient) - target).square().mean().backward()
+        optimiser.step()
+    assert 3e-2 * network.weight.item() == pytest.approx(truth.mixing, rel=1e-2)

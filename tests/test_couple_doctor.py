@@ -22,6 +22,7 @@ CODE = """
 module three
   implicit none
   real(8) :: x = 1d0, y = 2d0, z = 20d0, dx, dy, dz, dt = 0.005d0
+  real(8) :: rho = 28d0
   integer :: counter = 0, last = 1000000, nap = 0, talk = 0, described = 1, loses = 0
 contains
   subroutine step()
@@ -32,7 +33,7 @@ contains
       end subroutine usleep
     end interface
     dx = 10*(y - x)
-    dy = 28*x - y - x*z
+    dy = rho*x - y - x*z
     dz = x*y - 8*z/3
     call three_correct()
     x = x + dt*dx
@@ -49,6 +50,7 @@ subroutine trimtab_initialise() bind(c)
   use trimtab
   use three
   implicit none
+  call trimtab_option(rho, 'rho')
   call trimtab_option(last, 'last')
   call trimtab_option(nap, 'nap')
   call trimtab_option(talk, 'talk')

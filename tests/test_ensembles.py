@@ -17,7 +17,7 @@ import xarray as xr
 import trimtab
 from trimtab import ensemble_file, ensembles
 from trimtab.__main__ import main
-from trimtab.errors import BlowUpError, ConfigError, DataError
+from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError
 from trimtab.starts import Starts, draw, vary
 
 EXPERIMENT = """
@@ -280,7 +280,7 @@ def test_a_full_disk_is_said_before_and_while_it_fills(tmp_path: Path, monkeypat
         raise RuntimeError("NetCDF: HDF error")
 
     monkeypatch.setattr(ensemble_file, "_define", full)
-    with pytest.raises(DataError, match=r"e\.nc cannot be written .* is kept"):
+    with pytest.raises(OutputError, match=r"e\.nc cannot be written .* is kept"):
         trimtab.write_ensemble(small(), tmp_path / "e.nc")
     monkeypatch.undo()
     assert not (tmp_path / "e.nc").exists()

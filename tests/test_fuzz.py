@@ -128,6 +128,7 @@ def arrays(draw: Any) -> Any:
             array = np.nan_to_num(base).astype(dtype) if dtype[0] in "iuM?" else base.astype(dtype)
         except (TypeError, ValueError, OverflowError):
             array = np.zeros(shape, dtype)
+    array = np.asarray(array)  # of shape () it is a scalar
     kind = draw(st.sampled_from(["plain", "plain", "reversed", "fortran", "broadcast", "readonly", "torch", "list", "offset"]))
     if kind == "reversed" and array.ndim:
         return array[::-1]
@@ -140,7 +141,8 @@ def arrays(draw: Any) -> Any:
         return array
     if kind == "torch" and array.dtype.kind in "fiu" and array.dtype.isnative and array.dtype.char != "g":
         other = draw(st.sampled_from([torch.float64, torch.bfloat16, torch.int32]))
-        return torch.from_numpy(np.ascontiguousarray(array)).to(other)
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(other)
+        return tensor.to_sparse() if draw(st.integers(0, 4)) == 4 else tensor
     if kind == "offset" and array.dtype == np.float64:  # numbers that do not begin at a multiple of their size
         raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
         odd = raw.view(np.float64).reshape(array.shape)

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import trimtab
+from trimtab import gradient_report
 from trimtab.__main__ import main
 from trimtab.errors import ConfigError, InputError, SolverError
 from trimtab.gradient.check import gradcheck
+from trimtab.gradient_report import check_gradients
+from trimtab.state import Field
 
 EXPERIMENT = """
 name = "small"
@@ -206,3 +210,71 @@ def test_the_command_on_an_experiment_and_on_a_run(tmp_path, monkeypatch, capsys
     assert "too few" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["gradcheck", "small.toml", "--windows", "0,5"])
+
+
+class InUnits:
+    """Lorenz 63 as a temperature and a wind of two components, in other units than its own."""
+
+    def __init__(self, pascal=1e5, **options):
+        self._solver = trimtab.open_solver("lorenz63", dt=0.01, **{"beta": 0.0, **options})
+        self.factors = np.array([1.0, pascal, pascal])
+        fields = (Field("t", "temperature", "K", ("a",), (1,)), Field("p", "pressures", "Pa", ("b",), (2,)))
+        self.spec = dataclasses.replace(self._solver.spec, solver="theirs", fields=fields)
+
+    def advance(self, u0, steps, *, correction=None, **options):
+        factors = torch.from_numpy(self.factors)
+        own = None if correction is None else InOther(correction, factors)
+        window = self._solver.advance(np.asarray(u0) / self.factors, steps, correction=own, **options)
+        return dataclasses.replace(window, states=window.states * self.factors)
+
+    def close(self):
+        self._solver.close()
+
+
+class InOther(torch.nn.Module):
+    """A correction of states in other units."""
+
+    def __init__(self, correction, factors):
+        super().__init__()
+        self.correction, self.factors = correction, factors
+
+    def forward(self, u):
+        return self.correction(u * self.factors) / self.factors
+
+
+def test_the_answer_does_not_depend_on_the_unit():
+    """Kelvin and pascal, or kelvin and gigapascal: each field counts in its own standard deviation; divided by 1, one is all."""
+    torch.manual_seed(0)
+    own = trimtab.Correction(trimtab.networks.MLP((3, 6, 3)).double(), trimtab.open_solver("lorenz63", dt=0.01).spec,
+                             input_mean=(0.0, 0.0, 25.0), input_scale=15.0, output_scale=50.0)
+    u0 = trimtab.open_solver("lorenz63", dt=0.01).advance(np.array([[8.0, 0.0, 30.0]]), 3000).states[500::1000, 0]
+    found = {}
+    for pascal in (1e5, 1e-4):
+        solver, complete = InUnits(pascal), InUnits(pascal, beta=8 / 3)
+        correction, starts = InOther(own, torch.from_numpy(1 / solver.factors)), u0 * solver.factors
+        truth = complete.advance(starts, 30).states[1:]
+        for name, scale in (("own", None), ("none", torch.ones(3, dtype=torch.float64))):
+            found[pascal, name] = gradcheck(solver, correction, starts, truth, [30], directions=2, scale=scale).of("static")[0]
+    assert found[1e5, "own"].cosine == pytest.approx(found[1e-4, "own"].cosine, rel=1e-6)
+    assert abs(found[1e5, "none"].cosine - found[1e-4, "none"].cosine) > 1e-3
+    for bad in (torch.ones(2, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)):
+        with pytest.raises(InputError, match="a positive number for each of the 3 numbers"):
+            gradcheck(solver, correction, starts, truth, [30], scale=bad)
+
+
+def test_the_command_divides_as_the_training_does(tmp_path, monkeypatch):
+    """Field by field, by the deviation over the training runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    text = EXPERIMENT.replace('name = "lorenz63"\ndt = 0.01\nbeta = 0.0', f'name = "{__name__.split(".")[-1]}:InUnits"')
+    (tmp_path / "units.toml").write_text(text.replace("{ beta =", "{ pascal = 1e5, beta =").replace(
+        "initial = [8.0, 0.0, 30.0]", "initial = [8.0, 0.0, 3e6]"))
+    given = []
+    monkeypatch.setattr(gradient_report, "gradcheck", lambda *args, **options: (
+        given.append(options["scale"]), gradcheck(*args, **options))[1])
+    check_gradients("units.toml", "out", windows=[4], gradients=["static"], directions=1)
+    trainer = trimtab.Trainer("units.toml", "run")
+    trainer.fit()
+    torch.testing.assert_close(given[0], trainer._online().scale, rtol=0, atol=0)
+    assert given[0][1] == given[0][2] > 1e4 * given[0][0]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from trimtab.config import load_experiment, parse_experiment
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.cold import check_cold
 from trimtab.coupling.doctor import check_coupling
+from trimtab.coupling.restart import check_restart
 from trimtab.reference import make_reference
 
 ROOT = Path(__file__).parent.parent
@@ -113,14 +115,14 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-@pytest.fixture(scope="module", params=[SHALLOW, TRACER], ids=["shallow77", "tracer90"])
-def coupled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Code, Path]:
-    """A code and the folder in which it is coupled and built."""
-    code = request.param
-    home, folder = ROOT / "tests" / "legacy" / code.folder, tmp_path_factory.mktemp(code.folder)
+def coupled_in(folder: Path, code: Code, adapt: Callable[[str], str] = lambda adapter: adapter) -> None:
+    """Lay down, copy, change, build."""
+    home = ROOT / "tests" / "legacy" / code.folder
     lay_down(folder, code.name, fixed=code.program.endswith(".f"))
     for path in home.iterdir():
         shutil.copy(path, folder)
+    adapter = next(folder.glob("adapter.f*"))
+    adapter.write_text(adapt(adapter.read_text()))
     for file, old, new in code.changes:
         replace(folder / file, old, new)
     for old, new in code.toml:
@@ -129,7 +131,14 @@ def coupled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     replace(folder / f"{code.name}.toml", network, f"{network}\ninputs = 2\noutputs = 2 ")
     replace(folder / "Makefile", "SOURCES =\n", f"SOURCES = {' '.join(code.sources)}\n")
     subprocess.run(["make"], cwd=folder, check=True, capture_output=True)
-    return code, folder
+
+
+@pytest.fixture(scope="module", params=[SHALLOW, TRACER], ids=["shallow77", "tracer90"])
+def coupled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Code, Path]:
+    """A code and the folder in which it is coupled and built."""
+    folder = tmp_path_factory.mktemp(request.param.folder)
+    coupled_in(folder, request.param)
+    return request.param, folder
 
 
 def trimmed(path: Path) -> list[str]:
@@ -248,3 +257,14 @@ def test_a_cold_start_is_measured(coupled, monkeypatch):
     assert off[0][0] < 0.3 and off[0][1] < 0.05 and off[4][0] > 0.8 and off[4][1] > 5 * off[0][1]
     with opened(code, folder, monkeypatch) as solver, xr.open_dataset(make_reference(experiment, solver.spec)) as file:
         assert set(file.data_vars) == {"u", "v", "h"}
+
+
+def test_a_saved_local_variable_is_named(tmp_path, monkeypatch):
+    """The same code without the two lines that move its flag to the module."""
+    code = replaced(TRACER, changes=TRACER.changes[2:])
+    coupled_in(tmp_path, code, lambda adapter: re.sub(r".*x_first.*\n", "", adapter))
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(Bench(load_experiment("tracer.toml"))) as bench:
+        (found,) = check_restart(bench)
+    assert found.state == "bad" and "x_first (a local variable that is saved)" in found.found
+    assert "declared in its module or a COMMON" in found.remedy

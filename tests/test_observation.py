@@ -84,6 +84,12 @@ def test_which_points_are_seen():
     assert some[0].sum() == 16 and np.array_equal(some[0], some[1]) and not np.array_equal(some[0], some[2])
 
 
+def test_fields_of_one_number_are_seen():
+    spec = SolverSpec("numbers", 0.1, 1, (Field("a", "", "1", (), ()), Field("b", "", "1", ("x",), (4,))))
+    assert [np.flatnonzero(seen(spec, region=region)).tolist() for region in ("all", "left", "right")] == [
+        [0, 1, 2, 3, 4], [0, 1, 2], [0, 3, 4]]
+
+
 def test_no_section_changes_nothing(opened):
     _, targets, _ = opened("observation.noise=[]", "observation.components=[]")
     windows = targets.windows("training", 10)

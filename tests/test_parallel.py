@@ -19,12 +19,16 @@ import torch
 from test_training import NETWORK, TEXT, assert_same_run
 from trimtab.__main__ import main
 from trimtab.checkpoint import read_checkpoint
-from trimtab.config import dump_experiment, parse_experiment
+from trimtab.cohort import Cohort
+from trimtab.config import dump_experiment, load_experiment, parse_experiment
 from trimtab.crew import Crew
 from trimtab.errors import ConfigError, OutputError
+from trimtab.gradient import EnsembleEGA, StaticEGA
+from trimtab.launch import launched
 from trimtab.online import Online
-from trimtab.parallel import World, get_world, launched
+from trimtab.parallel import get_world
 from trimtab.trainer import Trainer
+from trimtab.world import World
 
 SCRIPTS = Path(__file__).parent / "parallel"
 sys.path.insert(0, str(SCRIPTS))
@@ -64,6 +68,14 @@ rate = 0.01
 timeout = 60
 """
 LIMIT = 240  # seconds that any job may take here, on a busy machine
+
+
+class Pair(Cohort):
+    """Two ranks, of which this is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 2
 
 
 def mpirun(ranks, *command):
@@ -168,6 +180,32 @@ def test_a_sum_does_not_depend_on_who_holds_what():
     assert code == 0, output
 
 
+def test_ranks_that_share_the_members_of_an_ensemble_find_the_bits_of_one():
+    code, output = mpirun(3, SCRIPTS / "members.py")
+    assert code == 0 and "the same bits" in output, output
+
+
+def test_a_training_whose_members_are_shared_ends_with_the_same_bits(place, tmp_path):
+    """Windows x members: one rank alone; 4 ranks, two of which share the members of one microbatch, two those of the other."""
+    changes = ("training.gradient=ensemble", "training.gradient_options={group=1}", "training.epochs=1", "offline.steps=4",
+               "training.steps_per_epoch=3")
+    Trainer(load_experiment(place / "small.toml", changes), tmp_path / "one").fit()
+    code, output = train(place, 4, tmp_path / "four", "whole", 0, 0, *changes, "parallel.members=2")
+    assert code == 0, output
+    one, four = (read_checkpoint(tmp_path / name / "last.pt") for name in ("one", "four"))
+    for key, value in one["correction"].items():
+        assert torch.equal(value, four["correction"][key]), key
+    assert one["progress"]["best_validation"] == four["progress"]["best_validation"]
+    lines = (tmp_path / "four" / "metrics.csv").read_text().splitlines()
+    assert float(dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))["wait"]) > 0
+    with pytest.raises(ConfigError, match=r"parallel.members = 2 does not divide the 1 ranks"):
+        Trainer(load_experiment(place / "small.toml", ("parallel.members=2",)), tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"shares the members of an ensemble, and the gradient 'static' has none"):
+        StaticEGA().join(Pair())
+    with pytest.raises(ConfigError, match=r"given as an mpi4py communicator, not 3"):
+        EnsembleEGA(comm=3)
+
+
 def test_any_number_of_ranks_gives_the_same_bits_also_when_it_changes(place, whole, tmp_path):
     """4 ranks, of which the last is asked to stop; then 2, of which the first is; then 1."""
     for ranks, what, rank, step, code in ((4, "SIGUSR1", 3, 30, 143), (2, "SIGTERM", 0, 25, 143), (1, "nothing", 0, 0, 0)):
@@ -206,6 +244,26 @@ def test_a_rank_that_fails_ends_the_job(what, code, sentence, place, whole, tmp_
         assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.parametrize("what, ranks, first, doing", [
+    ("reference", "1", "which gives no sign of life at the reference run", "the reference run"),
+    ("reference", "0+1", "trimtab: rank 0 gives no sign of life for", "the reference run"),
+    ("validation", "0", "for rank 0, which hangs or is slow at validation, online", "validation, online"),
+    ("scoring", "0", "for rank 0, which gives no sign of life at the scores of rank 0", ""),
+    ("ensemble", "1", "for rank 1, which gives no sign of life at the ensemble", "the ensemble"),
+])
+def test_a_hang_outside_of_the_steps_ends_the_job(what, ranks, first, doing, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    changes = ("parallel.timeout=4", "training.epochs=1", "training.steps_per_epoch=2", "offline.steps=0")
+    (place / "hasty.toml").write_text(dump_experiment(parse_experiment(TEXT, "test", (*CUT, *changes))))
+    began = time.monotonic()
+    code, output = train(place, 2, tmp_path / "run", f"loop in {what}", ranks, 0, "score.starts=1", file="hasty.toml")
+    assert code == 1 and first in output, output
+    assert ("in endless" in output) == bool(doing), output  # where it is, said by a rank that still can
+    assert time.monotonic() - began < 120
+    if what == "scoring":
+        assert read_checkpoint(tmp_path / "run" / "best.pt")["progress"]["best_epoch"] >= 0
+
+
 def test_a_blow_up_that_is_to_stop_ends_the_job(place, whole, tmp_path):
     code, output = train(place, 2, tmp_path / "run", "nothing", 0, 0, "training.on_blow_up=stop", "offline.steps=0")
     assert code == 1 and "BlowUpError: It blew up." in output, output
@@ -223,6 +281,19 @@ def test_solvers_on_several_ranks_agree_with_one(place, tmp_path):
     assert one["progress"]["best_validation"] == pytest.approx(four["progress"]["best_validation"], rel=1e-10)
     validation = [row[6] for row in one["history"]]
     assert validation[-1] < 0.9 * validation[0]
+
+
+def test_an_ensemble_of_solvers_on_several_ranks_agrees_with_one(place, tmp_path):
+    """Windows x members x domain: 4 ranks share out what one does alone; in K x K products the blocks count, too."""
+    changes = ("training.gradient=ensemble", "training.gradient_options={members=6,group=2}", "training.epochs=1",
+               "training.steps_per_epoch=3")
+    Trainer(load_experiment(place / "ring.toml", changes), tmp_path / "one", open_solver=open_solver).fit()
+    code, output = train(place, 4, tmp_path / "four", "nothing", 0, 0, *changes, "parallel.domain=2", "parallel.members=2",
+                         file="ring.toml")
+    assert code == 0, output
+    one, four = (read_checkpoint(tmp_path / name / "last.pt") for name in ("one", "four"))
+    for key, value in one["correction"].items():
+        torch.testing.assert_close(value, four["correction"][key], rtol=1e-9, atol=1e-13)
 
 
 def test_a_full_disk_gets_one_sentence_and_leaves_the_checkpoint(place, whole, tmp_path):

@@ -148,19 +148,6 @@ def test_lyapunov_exponents_of_known_flows():
         lyapunov_exponents(solver, None, starts, steps=0, renew=10, discard=0)
 
 
-def test_a_network_on_a_ring():
-    """The same law at every point, which sees `kernel` neighbours and no more."""
-    torch.manual_seed(0)
-    network = trimtab.networks.RingCNN((4, 3), kernel=5).double()
-    u = torch.randn(2, 12, dtype=torch.float64)
-    torch.testing.assert_close(network(u.roll(5, 1)), network(u).roll(5, 1))
-    reach = torch.autograd.functional.jacobian(lambda one: network(one[None])[0, 6], u[0]).nonzero().flatten().tolist()
-    assert reach == [4, 5, 6, 7, 8]
-    for options, sentence in (({"kernel": 4}, "kernel = 4 must be odd"), ({"channels": (0,)}, "must be at least two positive")):
-        with pytest.raises(ConfigError, match=sentence):
-            trimtab.networks.RingCNN(**options)
-
-
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
     assert main(["reproduce", "--list"]) == 0

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab import scores
-from trimtab.climate import Climate
+from trimtab.climate import Climate, lively_components
 from trimtab.closures import Smagorinsky, best_smagorinsky
 from trimtab.config import ScoreConfig
 from trimtab.errors import ConfigError, DataError
@@ -128,7 +128,7 @@ def test_components_that_stand_still_are_left_out() -> None:
     deviation = np.array([2.0, 1e-11, 0.5, 3e-8, 0.1])
     test = np.array([0.0, 0.0, 7.0, 0.3, 5.0]) + deviation * generator.standard_normal((2, 400, 5))
     assert scores.varying(spec, test.reshape(-1, 5)).tolist() == [True, False, True, False, True]
-    climate = Climate(spec, ScoreConfig(), test)
+    climate = Climate(spec, ScoreConfig(), test, lively_components(spec, test))
     moved = climate.judge(np.stack([test[0] + 0.5] * 2, 1), np.arange(400.0), "moved")["attractor_distance"]
     expected = np.mean(0.5 / deviation[[0, 2, 4]])
     assert moved == pytest.approx([expected, expected], rel=0.2)
@@ -282,9 +282,38 @@ def test_evaluation_refuses_runs_shorter_than_the_leads(lorenz: tuple[Any, np.nd
         evaluate(solver, {}, test, ScoreConfig(), interval=0.01, stride=1)
 
 
+def test_figures_show_points_that_vary() -> None:
+    """Of each field the liveliest, never a wall; of a single field three of those that move."""
+    fields = (Field("u", "", "m/s", ("y", "x"), (3, 4)), Field("level", "", "m", ("x",), (4,)), Field("t", "", "1", (), ()))
+    states = np.zeros((50, 17))
+    states[:, 6], states[:, 13] = np.sin(np.arange(50)), 100 + 3 * np.cos(np.arange(50))
+    found = lively_components(SolverSpec("walls", 0.1, 2, fields), states, np.full(17, 2.0))
+    assert found.places.tolist() == [6, 13] and found.labels == ("u(3, 2) (m/s)", "level(2) (m)")
+    assert np.array_equal(found.of(states[1]), 2 * states[1, [6, 13]])
+    line = SolverSpec("line", 0.1, 2, (Field("u", "", "1", ("x",), (6,)),))
+    moving = np.random.default_rng(0).standard_normal((9, 6)) * [0, 1, 1, 1, 1, 0]
+    assert lively_components(line, moving).labels == ("$u_{2}$", "$u_{3}$", "$u_{5}$")
+    assert lively_components(line, 0 * moving).places.tolist() == [0]
+
+
+def test_errors_of_fields_of_several_units_are_in_their_deviations() -> None:
+    class Still:
+        spec = SolverSpec("still", 0.1, 2, (Field("u", "", "m/s", ("x",), (2,)), Field("p", "", "Pa", ("x",), (2,)),
+                                            Field("p_old", "", "Pa", ("x",), (2,), hidden=True)))
+
+        def advance(self, u0, steps, *, correction=None, stride=1, time=0.0, on_blow_up="raise"):
+            return Window(np.repeat(u0[None], steps + 1, 0), np.arange(steps + 1.0), 0.1, np.zeros(len(u0), int))
+
+    test = np.random.default_rng(0).standard_normal((2, 40, 6)) * [1, 1, 1e5, 1e5, 1e5, 1e5] + [0, 0, 1e6, 1e6, 0, 0]
+    found = evaluate(Still(), {"none": None}, test, ScoreConfig(leads=(1, 5), starts=10, long_steps=20), interval=0.1, stride=1)
+    assert [one.unit for one in found.table.columns[:2]] == ["σ", "σ"]
+    assert np.mean(found.table.rows["none"]["rmse_1"]) == pytest.approx(np.sqrt(2), rel=0.15)
+    assert list(found.curves["labels"])[1].startswith("$p_{") and found.curves["truth/trajectory"][:, 1].mean() > 9e5
+
+
 def test_the_truth_has_no_distance_from_itself() -> None:
     states = np.random.default_rng(4).standard_normal((2, 60, 256))
-    climate = Climate(plane(16), ScoreConfig(), states)
+    climate = Climate(plane(16), ScoreConfig(), states, lively_components(plane(16), states))
     judged = climate.judge(states.transpose(1, 0, 2), np.arange(60.0), "online")
     assert judged["stable_until"].tolist() == [59.0, 59.0]
     assert judged["enstrophy_error"].max() < 0.1 and judged["pdf_distance"].max() < 0.02
@@ -345,8 +374,7 @@ def test_fields_of_several_units_count_alike_and_have_rows_of_their_own() -> Non
     table, units = result.table, {one.key: one.unit for one in result.table.columns}
     error = np.sqrt(np.mean(np.square(start[0, 0, 3:5] * (np.exp(-0.55) - np.exp(-0.5)))))
     assert table.mean("none", "field_t_5") == pytest.approx(error) and units["field_t_5"] == "K"
-    assert table.mean("none", "field_h_5") == 0 and units["field_h_1"] == "m" and units["rmse_5"] == "1"
-    deviation = truth[0, :, 3:5].std()
+    assert table.mean("none", "field_h_5") == 0 and units["field_h_1"] == "m" and units["rmse_5"] == "σ"
+    deviation = truth[0, : len(result.curves["lead_times"]), 3:5].std()
     assert table.mean("none", "rmse_5") == pytest.approx(np.sqrt(2 / 5) * error / deviation)
-    assert result.curves["none/trajectory"][5, 3] == pytest.approx(3000 * np.exp(-0.55))
     assert "field_old_1" not in units and table.comparison() == ""

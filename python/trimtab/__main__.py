@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
         sys.path.insert(0, "")
-    from trimtab.parallel import launched  # it wants numpy, which `--help` need not wait for
+    from trimtab.launch import launched  # it wants numpy, which `--help` need not wait for
 
     if launched()[1] and options.command_name in ALONE:
         return 0  # rank 0 does it
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _end(text: str, code: int) -> int:
     """Say it, and end the other ranks, which would wait for this one."""
-    from trimtab.parallel import get_world, launched
+    from trimtab.launch import launched
+    from trimtab.parallel import get_world
 
     if launched()[0] < 2:
         print(text, file=sys.stderr, flush=True)

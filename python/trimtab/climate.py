@@ -36,6 +36,63 @@ class Statistics:
     density: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
+@dataclass(frozen=True)
+class Components:
+    """A few components of a state that figures show.
+
+    Args:
+        places: (P,) int, where they are.
+        labels: their names, 1-based and in Fortran's order of indices, with units.
+        scale: (P,) what the state was divided by there.
+    """
+
+    places: np.ndarray
+    labels: tuple[str, ...]
+    scale: np.ndarray
+
+    def of(self, states: np.ndarray) -> np.ndarray:
+        """(..., N) to (..., P), in their own units."""
+        return states[..., self.places] * self.scale
+
+
+def lively_components(spec: SolverSpec, states: np.ndarray, scale: np.ndarray | None = None) -> Components:
+    """Up to three components that vary: the liveliest of each field, or three of the only field.
+
+    Args:
+        spec: the solver's, without hidden fields.
+        states: (..., N) truth.
+        scale: (N,) what it was divided by; None for 1.
+
+    Returns:
+        The components; the first one of the state where nothing varies.
+    """
+    moves = states.reshape(-1, spec.size).std(axis=0)
+    places, start = [], 0
+    for one in spec.fields:
+        here = start + np.flatnonzero(moves[start : start + one.size] > 0)
+        if here.size and len(spec.fields) == 1:
+            places = list(here[np.unique(np.linspace(0, here.size - 1, 3).astype(int))])
+        elif here.size and len(places) < 3:
+            places.append(int(here[np.argmax(moves[here])]))
+        start += one.size
+    chosen = np.array(places or [0])
+    labels = tuple(_component_label(spec, int(place)) for place in chosen)
+    return Components(chosen, labels, np.ones(len(chosen)) if scale is None else scale[chosen])
+
+
+def _component_label(spec: SolverSpec, place: int) -> str:
+    for one in spec.fields:
+        if place < one.size:
+            break
+        place -= one.size
+    index = [int(i) + 1 for i in reversed(np.unravel_index(place, one.shape))] if one.shape else []
+    if len(index) == 1 and len(one.name) == 1:
+        name = f"${one.name}_{{{index[0]}}}$"
+    else:
+        name = f"{one.name}({', '.join(map(str, index))})" if index else one.name
+    return name if one.units in ("1", "") else f"{name} ({one.units})"
+
+
 class Climate:
     """Statistics of the held-out truth.
 
@@ -43,6 +100,7 @@ class Climate:
         spec: the solver's.
         config: the scores'.
         test: (R, T, N) held-out truth, anything that slices to numpy arrays.
+        components: those that figures show.
 
     Attributes:
         deviation: climatological standard deviation, root mean square over the components, in the state's unit.
@@ -53,7 +111,8 @@ class Climate:
         curves: what figures need of the truth.
     """
 
-    def __init__(self, spec: SolverSpec, config: ScoreConfig, test: Any):
+    def __init__(self, spec: SolverSpec, config: ScoreConfig, test: Any, components: Components):
+        self.components = components
         self.spec, self.gridded = spec, scores.is_vorticity(spec)
         runs, length = len(test), test.shape[1]
         most = SNAPSHOTS if self.gridded else max(1, VALUES // (runs * spec.size))
@@ -110,7 +169,7 @@ class Climate:
             self.curves[f"{name}/enstrophy"] = np.array([one.enstrophy for one in members])
             self.curves[f"{name}/pdf"] = np.array([one.density for one in members])
         else:
-            points = np.concatenate([one.values for one in members])
+            points = np.concatenate([self.components.of(one.values) for one in members])
             self.curves[f"{name}/attractor"] = points[:: max(1, len(points) // POINTS)]
 
     def _distances(self, sample: Statistics, truth: Statistics) -> dict[str, float]:

@@ -16,7 +16,8 @@ from trimtab.errors import ConfigError, InputError
 from trimtab.networks import network_dtype
 from trimtab.state import SolverSpec
 
-FEATURES = ("q", "psi", "u", "v")
+FEATURES = ("q", "psi", "u", "v", "strain")
+STILL = 1e-30  # added to the square of the strain: where nothing is strained its root has a derivative
 
 
 class Correction(nn.Module):
@@ -31,8 +32,9 @@ class Correction(nn.Module):
     Args:
         network: any torch module.
         spec: the solver's.
-        features: channels, of "q" (the state), "psi" (its stream function), "u", "v" (velocity); for a grid of
-            vorticity only. Empty for ("q",) on a grid. The name of the state's one field, as in ("u",) for Burgers, for a
+        features: channels, of "q" (the state), "psi" (its stream function), "u", "v" (velocity), "strain" (its rate
+            |S| = sqrt(4 psi_xy^2 + (psi_xx - psi_yy)^2), what Smagorinsky's eddy viscosity is proportional to); for a grid
+            of vorticity only. Empty for ("q",) on a grid. The name of the state's one field, as in ("u",) for Burgers, for a
             line; empty there, the network sees the components.
         input_mean, input_scale: one number a channel (or component), or one for all; the network sees
             (input - mean) / scale.
@@ -164,8 +166,14 @@ class Correction(nn.Module):
             "psi": lambda: torch.fft.irfft2(psi, s=self.grid),
             "u": lambda: torch.fft.irfft2(-1j * self.ky * psi, s=self.grid),
             "v": lambda: torch.fft.irfft2(1j * self.kx * psi, s=self.grid),
+            "strain": lambda: self._strain(psi),
         }
         return torch.stack([maps[name]() for name in self.features], dim=1)
+
+    def _strain(self, psi: Tensor) -> Tensor:
+        shear = torch.fft.irfft2(2 * self.kx * self.ky * psi, s=self.grid)
+        stretching = torch.fft.irfft2((self.kx**2 - self.ky**2) * psi, s=self.grid)
+        return (shear**2 + stretching**2 + STILL).sqrt()
 
     def _prepare_derivatives(self, spec: SolverSpec) -> None:
         ny, nx = spec.grid

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import SolverError
-from trimtab.parallel import PATIENCE, World
 from trimtab.phase import Phase
 from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
+from trimtab.world import PATIENCE, World
 
 TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
 LEAST_LIMIT, STEPS_OF_PATIENCE = 30.0, 20.0  # a rank hangs when it takes longer than the one, and the other, together
@@ -56,12 +56,14 @@ class Crew:
         self._network = _Stopwatch(correction)
         if not getattr(correction, "compiled", False):  # a compiled one is called by the solver, within whose time its own is
             self._network.start()
-        self._pace: np.ndarray | None = None  # (teams,) seconds a microbatch
+        self._sharing = 1  # teams that compute a microbatch together
+        self._pace: np.ndarray | None = None  # (lines,) seconds a microbatch
         self._longest, self._told = 0.0, False
 
     def begin(self, phase: Phase) -> None:
         """A phase begins: nothing is known of how long its steps take."""
         self._pace, self._longest, self._told = None, 0.0, False
+        self._sharing = self.world.members if phase.shares_members else 1
         self.world.limit = self.timeout or PATIENCE
         self.world.doing = f"the beginning of the {phase.name} phase"
 
@@ -84,20 +86,22 @@ class Crew:
         world, began = self.world, time.perf_counter()
         world.doing = f"step {step + 1} of {phase.name} epoch {epoch + 1}"
         pieces = np.split(indices, range(phase.microbatch, len(indices), phase.microbatch))
-        teams = self._hand_out(len(pieces))
-        mine = np.flatnonzero(teams == world.team)
+        lines = self._hand_out(len(pieces))
+        line, member = divmod(world.team, self._sharing)
+        mine = np.flatnonzero(lines == line)
         alone = len(pieces) == world.size == 1
-        gradients, found = [], np.zeros((int(np.bincount(teams).max()), 3))
+        gradients, found = [], np.zeros((int(np.bincount(lines).max()), 3))
+        shared = world.cohort.seconds
         for row, number in enumerate(mine):
             self._seed(phase, epoch, step, int(number))
             found[row] = self._backward(phase, pieces[number], epoch)
-            if not alone:
+            if not alone and member == 0:  # who share the members of its windows have the same gradient
                 gradients.append(self._flat())
         self._seed(phase, epoch, step, len(pieces))  # so that what a checkpoint keeps does not depend on who did what
-        busy = time.perf_counter() - began
+        busy = time.perf_counter() - began - (world.cohort.seconds - shared)
         table = self._meet(np.concatenate([[busy], found.ravel()]))
-        self._learn_pace(table[:, 0], teams)
-        results = self._in_order(table[:, 1:], teams)
+        self._learn_pace(table[:, 0], lines)
+        results = self._in_order(table[:, 1:], lines)
         counts, losses = results[:, 0, 1], results[:, :, 0].sum(1)
         dropped = int(results[:, 0, 2].sum())
         if not counts.any():
@@ -106,7 +110,7 @@ class Crew:
         value = float(sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if weight))
         if math.isfinite(value) and not alone:
             before = time.perf_counter()
-            owners = (teams[:, None] * world.blocks + np.arange(world.blocks)).ravel()
+            owners = (lines[:, None] * self._sharing * world.blocks + np.arange(world.blocks)).ravel()
             parts = np.stack(gradients) if gradients else np.empty((0, len(self._flat())), self._flat().dtype)
             self._unfold(world.sum(parts, owners.tolist(), np.repeat(weights, world.blocks).tolist()))
             self.times["exchange"] += time.perf_counter() - before
@@ -171,7 +175,7 @@ class Crew:
         """This rank's share of the loss of one microbatch, its windows that count, and those that blew up."""
         for one in self.parameters:
             one.grad = None
-        began, network = time.perf_counter(), self._network.seconds
+        began, network, shared = time.perf_counter(), self._network.seconds, self.world.cohort.seconds
         loss, dropped = phase.loss(indices, epoch)
         if self.share != 1:
             loss = loss * self.share
@@ -181,7 +185,9 @@ class Crew:
             loss.backward()
         self.times["network"] += network
         self.times["solver"] += middle - began - network
-        self.times["backward"] += time.perf_counter() - middle
+        shared = self.world.cohort.seconds - shared
+        self.times["wait"] += shared
+        self.times["backward"] += time.perf_counter() - middle - shared
         return value, len(indices) - dropped, dropped
 
     def _flat(self) -> np.ndarray:
@@ -200,29 +206,34 @@ class Crew:
             first += one.numel()
 
     def _hand_out(self, number: int) -> np.ndarray:
-        """(number,) team of each microbatch: whoever would be done with one more first gets it; each gets a stretch."""
-        teams = self.world.teams
-        if number < teams and not self._told:
+        """(number,) line of each microbatch: whoever would be done with one more first gets it; each gets a stretch.
+
+        A line is those ranks that compute a microbatch together.
+        """
+        ranks = self.world.blocks * self._sharing
+        lines = self.world.size // ranks
+        if number < lines and not self._told:
             self._told = True
             log.warning("%d of %d ranks have nothing to do: the batch is cut into %d; lower training.microbatch or raise "
-                        "training.batch", (teams - number) * self.world.blocks, self.world.size, number)
-        pace = np.ones(teams) if self._pace is None else self._pace
-        counts, ends = np.zeros(teams, int), [(pace[team], team) for team in range(teams)]
+                        "training.batch", (lines - number) * ranks, self.world.size, number)
+        pace = np.ones(lines) if self._pace is None else self._pace
+        counts, ends = np.zeros(lines, int), [(pace[line], line) for line in range(lines)]
         heapq.heapify(ends)
         for _ in range(number):
-            end, team = ends[0]
-            counts[team] += 1
-            heapq.heapreplace(ends, (end + pace[team], team))
-        return np.repeat(np.arange(teams), counts)
+            end, line = ends[0]
+            counts[line] += 1
+            heapq.heapreplace(ends, (end + pace[line], line))
+        return np.repeat(np.arange(lines), counts)
 
-    def _learn_pace(self, busy: np.ndarray, teams: np.ndarray) -> None:
+    def _learn_pace(self, busy: np.ndarray, lines: np.ndarray) -> None:
         world = self.world
         self.times["busy"] += busy[world.rank]
         self.times["span"] += busy.max()
         self._set_limit(busy.max())
-        counts = np.bincount(teams, minlength=world.teams)
-        seconds = busy.reshape(world.teams, world.blocks).max(1) / np.maximum(counts, 1)
-        known = seconds[counts > 0].mean() * np.ones(world.teams) if self._pace is None else self._pace
+        seconds = busy.reshape(-1, world.blocks * self._sharing).max(1)
+        counts = np.bincount(lines, minlength=len(seconds))
+        seconds = seconds / np.maximum(counts, 1)
+        known = seconds[counts > 0].mean() * np.ones(len(seconds)) if self._pace is None else self._pace
         self._pace = np.where(counts > 0, (1 - LEARNING_SPEED) * known + LEARNING_SPEED * seconds, known)
 
     def _set_limit(self, seconds: float) -> None:
@@ -237,12 +248,12 @@ class Crew:
         self._agreed = int(next((number for number in table[:, 0] if number), 0))
         return table[:, 1:]
 
-    def _in_order(self, rows: np.ndarray, teams: np.ndarray) -> np.ndarray:
+    def _in_order(self, rows: np.ndarray, lines: np.ndarray) -> np.ndarray:
         """(M, blocks, 3) of the ranks' rows, in the order of the microbatches."""
-        world = self.world
-        shaped = rows.reshape(world.teams, world.blocks, -1, 3)
-        places = np.arange(len(teams)) - np.searchsorted(teams, teams)
-        return shaped[teams, :, places]
+        blocks, ranks = self.world.blocks, self.world.blocks * self._sharing
+        shaped = rows.reshape(self.world.size // ranks, ranks, -1, 3)[:, :blocks]
+        places = np.arange(len(lines)) - np.searchsorted(lines, lines)
+        return shaped[lines, :, places]
 
     def _seed(self, phase: Phase, epoch: int, step: int, number: int) -> None:
         """What a network draws follows from its place in the training, not from what a rank did before."""

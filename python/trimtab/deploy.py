@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import nn
 import trimtab
 from trimtab.checkpoint import Run, load_correction
 from trimtab.config import Experiment
-from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError
+from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError, OutputError
+from trimtab.files import commit, writing
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.solver import Solver
@@ -199,8 +200,10 @@ def forward(
 ) -> Path:
     """Run the hybrid forward and write it to a netCDF file as it goes, in pieces of bounded memory.
 
-    The file's dimensions are (time, member, ...); it holds each field with its name and unit, the coordinates, and
-    `failed_step`. A member that blows up is missing from then on, the others go on.
+    Until it is done the file is called FILE.nc.partial, up to date after each piece; so a killed run leaves that, and an earlier
+    FILE.nc as it was. After a blow-up or an interrupt FILE.nc holds what was computed. The file's dimensions are
+    (time, member, ...); it holds each field with its name and unit, the coordinates, and `failed_step`.
+    A member that blows up is missing from then on, the others go on.
 
     Args:
         solver: the solver.
@@ -220,6 +223,7 @@ def forward(
     Raises:
         ConfigError: steps that are no multiple of `every`, or a file that is already there.
         BlowUpError: a member left the finite numbers; what was computed is in the file.
+        OutputError: the disk is full, or the folder cannot be written to.
     """
     if steps < 1 or every < 1 or steps % every:
         raise ConfigError(f"--steps {steps} must be a positive multiple of --every {every}.")
@@ -229,7 +233,7 @@ def forward(
     alive = np.arange(len(states))
     most = max(1, min(CHUNK_BYTES // (8 * states.size), -(-records // PIECES)))
     with _output(Path(out), spec, len(states), attributes or {}, overwrite) as file:
-        _write(file, spec, 0, np.array([time]), states[None])
+        _write(file, Path(out), spec, 0, np.array([time]), states[None], failed)
         for first in range(0, records, most):
             count = min(most, records - first)
             window = solver.advance(states[alive], count, correction=correction, stride=every,
@@ -241,8 +245,7 @@ def forward(
             alive = alive[window.alive]
             kept = count if alive.size else max(0, (int(failed.max()) - 1) // every - first)
             times = time + np.arange(first + 1, first + kept + 1) * every * spec.dt
-            _write(file, spec, first + 1, times, block[:kept])
-            file["failed_step"][:] = failed
+            _write(file, Path(out), spec, first + 1, times, block[:kept], failed)
             states = block[-1]
             progress((first + count) / records, f"run: step {(first + count) * every} of {steps}")
             if alive.size == 0:
@@ -252,7 +255,7 @@ def forward(
     return Path(out)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _output(
     path: Path, spec: SolverSpec, members: int, attributes: Mapping[str, str], overwrite: bool
 ) -> Iterator[netCDF4.Dataset]:
@@ -260,32 +263,52 @@ def _output(
         raise ConfigError(f"{path} is already there: give another --out, or --overwrite.")
     if not path.parent.is_dir():
         raise ConfigError(f"There is no folder {path.parent} to write {path.name} to.")
+    partial, interrupt, file = path.with_name(f"{path.name}.partial"), None, None
     try:
-        file = netCDF4.Dataset(path, "w")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from error
-    try:
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        file.setncatts({"Conventions": "CF-1.11", "title": f"{spec.solver}, run forward by trimtab",
-                        "source": f"trimtab {trimtab.__version__}, solver {spec.solver}",
-                        "history": f"{now} trimtab run", "solver": spec.solver, "dt": spec.dt,
-                        "parameters": ", ".join(f"{key} = {value}" for key, value in spec.parameters.items()),
-                        **attributes})
-        file.createDimension("time", None)
-        file.createDimension("member", members)
-        clock = file.createVariable("time", "f8", ("time",))
-        clock.setncatts({"long_name": "time", "units": spec.time_units, "axis": "T"})
-        number = file.createVariable("member", "i4", ("member",))
-        number.setncatts({"long_name": "member", "standard_name": "realization", "units": "1"})
-        number[:] = np.arange(members)
-        failed = file.createVariable("failed_step", "i4", ("member",))
-        failed.setncatts({"long_name": "step at which the member blew up, 0 when it did not", "units": "1"})
-        failed[:] = 0
-        define_fields(file, spec, ("time", "member"), fill_value=np.nan,
-                      chunks=lambda field: (1, 1, *field.shape) if field.size >= 1024 else None)
-        yield file
-    finally:
-        file.close()
+        with writing(path, RuntimeError):  # the netCDF library keeps for itself what the system said
+            file = netCDF4.Dataset(partial, "w")
+            _describe(file, spec, members, attributes)
+        try:
+            yield file
+        except KeyboardInterrupt as error:
+            interrupt = error
+        with writing(path, RuntimeError):
+            file.close()
+            commit(partial, path)
+    except OutputError:
+        with contextlib.suppress(OSError, RuntimeError):  # it has been said; and what it holds is not to be trusted
+            if file is not None and file.isopen():
+                file.close()
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    except BaseException:  # not the file's: it stays, with what was computed
+        if file is not None:
+            file.close()
+        raise
+    if interrupt is not None:
+        raise interrupt
+
+
+def _describe(file: netCDF4.Dataset, spec: SolverSpec, members: int, attributes: Mapping[str, str]) -> None:
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    file.setncatts({"Conventions": "CF-1.11", "title": f"{spec.solver}, run forward by trimtab",
+                    "source": f"trimtab {trimtab.__version__}, solver {spec.solver}",
+                    "history": f"{now} trimtab run", "solver": spec.solver, "dt": spec.dt,
+                    "parameters": ", ".join(f"{key} = {value}" for key, value in spec.parameters.items()),
+                    **attributes})
+    file.createDimension("time", None)
+    file.createDimension("member", members)
+    clock = file.createVariable("time", "f8", ("time",))
+    clock.setncatts({"long_name": "time", "units": spec.time_units, "axis": "T"})
+    number = file.createVariable("member", "i4", ("member",))
+    number.setncatts({"long_name": "member", "standard_name": "realization", "units": "1"})
+    number[:] = np.arange(members)
+    failed = file.createVariable("failed_step", "i4", ("member",))
+    failed.setncatts({"long_name": "step at which the member blew up, 0 when it did not", "units": "1"})
+    failed[:] = 0
+    define_fields(file, spec, ("time", "member"), fill_value=np.nan,
+                  chunks=lambda field: (1, 1, *field.shape) if field.size >= 1024 else None)
 
 
 def define_fields(file: netCDF4.Dataset, spec: SolverSpec, leading: tuple[str, ...], *, fill_value: float | bool,
@@ -314,14 +337,17 @@ def define_fields(file: netCDF4.Dataset, spec: SolverSpec, leading: tuple[str, .
         variable.setncatts({"long_name": field.long_name, "units": field.units})
 
 
-def _write(file: netCDF4.Dataset, spec: SolverSpec, first: int, times: np.ndarray, states: np.ndarray) -> None:
+def _write(file: netCDF4.Dataset, path: Path, spec: SolverSpec, first: int, times: np.ndarray, states: np.ndarray,
+           failed: np.ndarray) -> None:
     """Records `first` on; the file is up to date afterwards."""
     if len(times) == 0:
         return
-    file["time"][first : first + len(times)] = times
-    for name, values in spec.split(states).items():
-        file[name][first : first + len(times)] = values
-    file.sync()
+    with writing(path, RuntimeError):
+        file["time"][first : first + len(times)] = times
+        for name, values in spec.split(states).items():
+            file[name][first : first + len(times)] = values
+        file["failed_step"][:] = failed
+        file.sync()
 
 
 def _blow_up_sentence(failed: np.ndarray, spec: SolverSpec, time: float, out: Path) -> str:

@@ -22,7 +22,9 @@ import torch
 import trimtab
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.errors import ConfigError, SolverError
-from trimtab.parallel import World, get_world, launched, mpi_library
+from trimtab.launch import launched
+from trimtab.parallel import get_world, mpi_library
+from trimtab.world import World
 
 PACKAGES = ("torch", "numpy", "xarray", "netCDF4", "matplotlib", "f90wrap", "mpi4py")
 COMPILERS = {"gfortran": "solvers are built with it", "gcc": "the bridge is built with it",

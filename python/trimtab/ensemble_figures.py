@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from trimtab.climate import Curves
 from trimtab.ensemble_scores import PROBABILITY_BINS
 from trimtab.figures import RC
+from trimtab.files import replacing
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")  # Okabe and Ito
 MOST_RANKS = 33  # bars of a histogram
@@ -35,7 +36,8 @@ def draw_ensembles(ensembles: Mapping[str, Curves], folder: Path) -> list[Path]:
     with matplotlib.rc_context(RC):
         for name, figure in (("ensemble_error", error(ensembles)), ("ensemble_ranks", rank_histograms(ensembles)),
                              ("ensemble_reliability", reliability(ensembles))):
-            figure.savefig(folder / f"{name}.png")
+            with replacing(folder / f"{name}.png") as partial:
+                figure.savefig(partial, format="png")
             drawn.append(folder / f"{name}.png")
     return drawn
 

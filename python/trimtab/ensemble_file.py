@@ -23,7 +23,7 @@ import numpy as np
 import trimtab
 from trimtab.deploy import define_fields
 from trimtab.ensembles import CHUNK_BYTES, Block, Ensemble, Group
-from trimtab.errors import BlowUpError, ConfigError, DataError, TrimtabError
+from trimtab.errors import BlowUpError, ConfigError, OutputError, TrimtabError
 from trimtab.files import only_writer, replacing
 from trimtab.reference import Progress, silent
 
@@ -48,13 +48,14 @@ def write_ensemble(ensemble: Ensemble, out: str | Path, *, overwrite: bool = Fal
 
     Raises:
         ConfigError: a file that is there, an unfinished ensemble of other settings, or too little room on the disk.
-        DataError: the file system failed; what is done is kept.
+        OutputError: the file system failed; what is done is kept.
         BlowUpError: members left the finite numbers; the file is complete but for them.
     """
     out, world = Path(out), ensemble.world
     rank, size = world.rank, world.size
     parts = out.with_name(f"{out.name}.parts")
-    with contextlib.ExitStack() as stack:
+    progress = world.telling(progress)
+    with world.working("the ensemble"), contextlib.ExitStack() as stack:
         if rank == 0:
             _prepare(ensemble, out, parts, overwrite)
             stack.enter_context(only_writer(parts))
@@ -68,6 +69,7 @@ def write_ensemble(ensemble: Ensemble, out: str | Path, *, overwrite: bool = Fal
                 progress((number + done) / len(mine), f"ensemble: group {number + 1} of {len(mine)}"
                          + (f" of rank {rank}" if size > 1 else ""))
         ensemble.close()
+        world.sign("the ensemble")
         world.wait()
         if rank == 0:
             failed = _merge(ensemble, out, parts, progress)
@@ -231,8 +233,8 @@ def _file_system(path: Path) -> Iterator[None]:
     except TrimtabError:
         raise
     except (OSError, RuntimeError) as error:  # netCDF4 raises RuntimeError for a full disk
-        raise DataError(f"{path} cannot be written or read ({getattr(error, 'strerror', None) or error}); what is done is "
-                        "kept: mend that and give the same command again.") from error
+        raise OutputError(f"{path} cannot be written or read ({getattr(error, 'strerror', None) or error}); what is done is "
+                          "kept: mend that and give the same command again.") from error
 
 
 def _blow_up_sentence(failed: np.ndarray, ensemble: Ensemble, out: Path) -> str:

@@ -24,12 +24,13 @@ from trimtab.checkpoint import Run, check_place, load_run, provenance
 from trimtab.config import dump_experiment, load_experiment
 from trimtab.deploy import run_correction
 from trimtab.errors import BlowUpError, ConfigError
-from trimtab.parallel import World, get_world
+from trimtab.parallel import get_world
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import SolverConfig
 from trimtab.solver import Solver, whole_steps
 from trimtab.starts import Perturbation, Starts, bred_factor, breed, draw, held_out, of_file, perturbation_scales, vary
 from trimtab.state import SolverSpec
+from trimtab.world import LONGEST, World
 
 GROUP = 8             # members advanced in one call
 CHUNK_BYTES = 2**25   # of states held at once, a rank
@@ -202,9 +203,11 @@ class Ensemble:
         used = [run for run in runs if run and checkpoint]
         identity = {"experiment": dump_experiment(own), "networks": [_digest(run, str(checkpoint), spec) for run in used],
                     "names": [f"{run.folder / str(checkpoint)}.pt" for run in used]}
-        if world.rank == 0:  # the others would make it, too, where locks do not reach
-            make_reference(own, spec, progress=progress)
-        world.wait()
+        world.patience = own.parallel.timeout or LONGEST
+        with world.working("the reference run"):
+            if world.rank == 0:  # the others would make it, too, where locks do not reach
+                make_reference(own, spec, progress=world.telling(progress))
+            world.wait()
         chosen = held_out(own, spec, starts, steps * spec.dt, perturbation) if isinstance(starts, int) \
             else of_file(starts, own, spec)
         return cls(opener, chosen, members, steps=steps, perturbation=perturbation, identity=identity,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trimtab import scores
-from trimtab.climate import SNAPSHOTS, VALUES, Climate, Curves
+from trimtab.climate import SNAPSHOTS, VALUES, Climate, Curves, lively_components
 from trimtab.config import ScoreConfig
 from trimtab.errors import ConfigError, DataError
 from trimtab.loss import field_scale
@@ -21,6 +21,7 @@ from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 
 FORECAST_TIMES = 15.0  # longest forecast of a system without a grid, in Lyapunov times
+DEVIATIONS = "σ"       # unit of an error over fields of several units
 FORECAST_SHARE = 0.3   # of the time a closure takes, for the progress bar
 
 
@@ -95,12 +96,13 @@ def evaluate(
     meeting = match_times(spec.dt, stride, interval, config.leads)
     starts, truth, times = _forecast_truth(spec, test, config, meeting)
     first = np.stack([np.asarray(test[run, 0], dtype=float) for run in range(len(test))])
-    show = _Shown(spec, test)
+    show = _Shown(spec, test, truth)
     spec, test, truth = spec.shown, show, show(truth)
-    climate = Climate(spec, config, test)
+    climate = Climate(spec, config, test, lively_components(spec, truth, show.scale))
     curves = climate.curves
     curves |= {
-        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(show.units),
+        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(_unit(spec)),
+        "labels": np.array(climate.components.labels),
         "names": np.array([one.name for one in spec.fields]), "closures": np.array(list(closures)),
         "lyapunov_time": np.array(config.lyapunov_time), "threshold": np.array(config.valid_threshold),
     }
@@ -109,7 +111,8 @@ def evaluate(
         part = partial(_tell_part, progress, number, len(closures), closure)
         part("forecasts", 0.0)
         window = solver.advance(starts, len(truth) - 1, correction=module, stride=meeting.every, on_blow_up="mark")
-        rows[closure] = _forecast_scores(show(window.states), truth, config, meeting, climate, closure, show)
+        rows[closure] = _forecast_scores(show(window.states), truth, config, meeting, climate, closure)
+        rows[closure] |= _field_scores(spec, show(window.states), truth, meeting, config.leads, show.scale)
         states, long_times = long_run(solver, module, first, config.long_steps, stride, partial(part, "long run"))
         rows[closure] |= climate.judge(show(states), long_times, closure)
     for closure in rows.keys() - {"none", "truth"} if "none" in rows else ():
@@ -121,32 +124,21 @@ def evaluate(
                 "leads": list(config.leads), "held_out_runs": len(test)}
     spread_over = f"{len(starts)} starts (forecasts) and {len(test)} held-out runs (long runs)"
     constant = 0 if climate.counted is None else int((~climate.counted).sum())
-    columns = score_columns(spec, config, meeting, times[-1], curves["long_times"][-1], show.units, constant)
+    columns = score_columns(spec, config, meeting, times[-1], curves["long_times"][-1], constant)
     return Evaluation(ScoreTable(name, columns, rows, spread_over, tuple(notes), settings), curves)
 
 
 class _Shown:
-    """Held-out runs and states without what the solver hides, (R, T, N) as any array, and a call for states; fields of several
-    units are divided by their standard deviations (`loss.field_scale`), so that each counts.
+    """Held-out runs and states without what the solver hides, fields of several units divided by their deviations over the
+    truth of the forecasts; (R, T, N) as any array, and a call for states."""
 
-    Attributes:
-        units: of what is shown.
-        sizes: by which each field was divided, in its own unit.
-    """
-
-    def __init__(self, spec: SolverSpec, test: Any):
+    def __init__(self, spec: SolverSpec, test: Any, truth: np.ndarray):
         self.places, self.test = spec.visible, test
-        self.shape = (*test.shape[:2], test.shape[2] if self.places is None else len(self.places))
+        self.shape = (*test.shape[:2], spec.shown.size)
         self.scale: np.ndarray | None = None
-        shown = spec.shown
-        self.units, self.sizes = shown.fields[0].units, dict.fromkeys((one.name for one in shown.fields), 1.0)
-        every = max(1, test.shape[0] * test.shape[1] * test.shape[2] // VALUES)
-        if len({one.units for one in shown.fields}) > 1:
-            sample = np.concatenate([self[run][::every] for run in range(len(self))])
-            scale = field_scale(shown, sample)
-            assert scale is not None
-            self.scale, self.units = scale.numpy(), "1"
-            self.sizes = {name: float(part.flat[0]) for name, part in shown.split(self.scale).items()}
+        scale = field_scale(spec.shown, self(truth).reshape(-1, spec.shown.size))
+        if scale is not None:
+            self.scale = scale.numpy()
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
         seen = states if self.places is None else states[..., self.places]
@@ -224,8 +216,7 @@ def long_run(
 
 
 def score_columns(
-    spec: SolverSpec, config: ScoreConfig, meeting: Meeting, forecast_time: float, long_time: float, unit: str,
-    constant: int = 0
+    spec: SolverSpec, config: ScoreConfig, meeting: Meeting, forecast_time: float, long_time: float, constant: int = 0
 ) -> tuple[Column, ...]:
     """The scores a solver of this kind gets, in the order of the table.
 
@@ -234,19 +225,17 @@ def score_columns(
         config: which leads and thresholds.
         meeting: see `match_times`.
         forecast_time, long_time: length of a forecast and of a long run.
-        unit: of the error over all fields.
         constant: components that do not vary in the truth.
 
     Returns:
         The columns.
     """
-    time = spec.time_units
+    unit, time = _unit(spec), spec.time_units
+    each = ", each field in its standard deviations over the truth" if unit == DEVIATIONS else ""
     step = meeting.time * meeting.leads[0] / config.leads[0]
-    scaled = unit == "1" and len({one.units for one in spec.fields}) > 1
     columns = [
         Column(f"rmse_{lead}", f"RMSE, lead {lead}", unit, "low",
-               f"Root mean square error of forecasts by lead time, in outer steps of {step:.4g}"
-               + (", each field in standard deviations of the truth." if scaled else "."))
+               f"Root mean square error of forecasts by lead time, in outer steps of {step:.4g}{each}.")
         for lead in config.leads
     ]
     if len(spec.fields) > 1:
@@ -310,7 +299,7 @@ def _forecast_truth(
 
 
 def _forecast_scores(
-    states: np.ndarray, truth: np.ndarray, config: ScoreConfig, meeting: Meeting, climate: Climate, closure: str, show: _Shown
+    states: np.ndarray, truth: np.ndarray, config: ScoreConfig, meeting: Meeting, climate: Climate, closure: str
 ) -> dict[str, np.ndarray]:
     curves, leads = climate.curves, dict(zip(config.leads, meeting.leads, strict=True))
     times = curves["lead_times"]
@@ -318,13 +307,6 @@ def _forecast_scores(
         error = scores.rmse(states, truth)
     curves[f"{closure}/rmse"] = error
     row = {f"rmse_{lead}": error[index] for lead, index in leads.items()}
-    if len(climate.spec.fields) > 1:
-        for lead, index in leads.items():
-            pairs = zip(climate.spec.split(states[index]).items(), climate.spec.split(truth[index]).values(), strict=True)
-            with np.errstate(over="ignore", invalid="ignore"):
-                row |= {f"field_{name}_{lead}":
-                        show.sizes[name] * scores.rmse(mine.reshape(len(mine), -1), true.reshape(len(true), -1))
-                        for (name, mine), true in pairs}
     if climate.gridded:
         correlation = scores.pattern_correlation(states, truth)
         curves[f"{closure}/correlation"] = correlation
@@ -333,11 +315,28 @@ def _forecast_scores(
         for name, field in (("truth", truth), (closure, states)):
             curves[f"{name}/snapshots"] = field[shown, 0].reshape(-1, *climate.spec.grid)
         return row | {f"correlation_{lead}": correlation[index] for lead, index in leads.items()}
-    size = 1.0 if show.scale is None else show.scale
-    curves[f"{closure}/trajectory"], curves["truth/trajectory"] = states[:, 0] * size, truth[:, 0] * size
+    for name, one in ((closure, states), ("truth", truth)):
+        curves[f"{name}/trajectory"] = climate.components.of(one[:, 0])
     limit = config.valid_threshold * climate.deviation  # 0 where the truth stands still: then an error of 0 alone is valid
     valid = scores.valid_time(error, times, limit)
     return row | {"valid_time": valid / (config.lyapunov_time or 1.0)}
+
+
+def _field_scores(spec: SolverSpec, states: np.ndarray, truth: np.ndarray, meeting: Meeting, leads: Sequence[int],
+                  scale: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Errors of each field in its own unit, where there are several; `states` and `truth` were divided by `scale`."""
+    row: dict[str, np.ndarray] = {}
+    for lead, index in zip(leads, meeting.leads, strict=True) if len(spec.fields) > 1 else ():
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = (states[index] - truth[index]) * (1.0 if scale is None else scale)
+            row |= {f"field_{name}_{lead}": np.sqrt(np.square(part.reshape(len(part), -1)).mean(axis=1))
+                    for name, part in spec.split(difference).items()}
+    return row
+
+
+def _unit(spec: SolverSpec) -> str:
+    units = {one.units for one in spec.fields}
+    return units.pop() if len(units) == 1 else DEVIATIONS
 
 
 def _tell_part(progress: Progress, number: int, closures: int, closure: str, part: str, share: float) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 import trimtab
-from trimtab.bridge.compile import NotCompiledError, export_program
+from trimtab.bridge.compile import NotCompiledError, export_program, save_program
 from trimtab.bridge.compiled import BYTES, INSTALLED, TOLERANCE, Compiled, named_tensors, torch_folder
 from trimtab.checkpoint import Run, load_correction, saved_spec
 from trimtab.deploy import run_checkpoint, slot_layout, slot_part
 from trimtab.errors import ConfigError
+from trimtab.files import replacing_in
 from trimtab.networks import network_dtype
 from trimtab.session import log
 from trimtab.state import Field
@@ -101,6 +103,7 @@ def export_correction(correction: nn.Module, size: int, folder: str | Path, abou
 
     Raises:
         ConfigError: the folder holds something already, or torch.export does not follow the network, so that nothing is written.
+        OutputError: the disk is full, or the folder cannot be written to; an earlier export is as it was.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
@@ -111,20 +114,8 @@ def export_correction(correction: nn.Module, size: int, folder: str | Path, abou
         program = export_program(correction, size, dtype)
     except NotCompiledError as error:
         raise ConfigError(f"The correction cannot be exported: {str(error).rstrip('.')}.") from error
-    folder.mkdir(parents=True, exist_ok=True)
     sample = torch.randn(_SAMPLES, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     missing, difference = [], math.nan
-    torch.export.save(program, folder / PROGRAM)
-    try:
-        compiled = Compiled(correction, size, outputs)
-        difference = compiled.compare(sample)
-        shutil.copyfile(compiled.path, folder / LIBRARY)
-        write_parameters(folder / PARAMETERS, named_tensors(correction))
-        for name in SOURCES:
-            shutil.copyfile(INSTALLED / name, folder / name)
-    except NotCompiledError as error:
-        missing.append(f"No library {LIBRARY}: {str(error).rstrip('.')}.")
-    _write_script(correction, sample, folder, missing)
     capability = torch.backends.cpu.get_cpu_capability()
     manifest = {"format": "trimtab exported correction", "version": 1, "library": LIBRARY, "parameters": PARAMETERS, "n": size,
                 "n_out": outputs, "bytes": BYTES[dtype], "layout": "(members, n), n fastest", "normalisation": "inside",
@@ -132,8 +123,20 @@ def export_correction(correction: nn.Module, size: int, folder: str | Path, abou
     for key, value in manifest.items():
         if isinstance(value, str) and ('"' in value or "\\" in value):
             raise ConfigError(f"{key} = {value!r} holds a quotation mark or a backslash, and the manifest cannot: rename it.")
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / NOTE).write_text(_note(manifest, missing, difference), encoding="utf-8")
+    with replacing_in(folder) as partial:
+        save_program(program, partial / PROGRAM)
+        try:
+            compiled = Compiled(correction, size, outputs)
+            difference = compiled.compare(sample)
+            shutil.copyfile(compiled.path, partial / LIBRARY)
+            write_parameters(partial / PARAMETERS, named_tensors(correction))
+            for name in SOURCES:
+                shutil.copyfile(INSTALLED / name, partial / name)
+        except NotCompiledError as error:
+            missing.append(f"No library {LIBRARY}: {str(error).rstrip('.')}.")
+        _write_script(correction, sample, partial, missing)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / NOTE).write_text(_note(manifest, missing, difference), encoding="utf-8")
     for sentence in missing:
         log.warning("%s", sentence)
     return Exported(folder, sorted(one.name for one in folder.iterdir()), missing, difference)
@@ -170,10 +173,13 @@ def _write_script(correction: nn.Module, sample: Tensor, folder: Path, missing: 
             largest = float(np.abs((script(sample) - expected).numpy()).max() / max(float(expected.abs().max()), 1e-300))
             if not largest <= TOLERANCE[sample.dtype]:
                 raise ValueError(f"its answers differ by {largest:.1e}")
-            torch.jit.save(script, folder / SCRIPT)
         except Exception as error:  # tracing is deprecated and raises many kinds; the other forms stand
             missing.append(f"No TorchScript {SCRIPT}: torch.jit.trace does not follow the network ({type(error).__name__}: "
                            f"{str(error).splitlines()[0][:200] if str(error) else ''}).")
+            return
+        content = io.BytesIO()
+        torch.jit.save(script, content)
+        (folder / SCRIPT).write_bytes(content.getbuffer())
 
 
 def _note(manifest: dict[str, Any], missing: list[str], difference: float) -> str:

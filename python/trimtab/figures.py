@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trimtab.climate import Curves
+from trimtab.files import replacing
 from trimtab.score_table import LABELS
 
 STYLE: dict[str, dict[str, Any]] = {
@@ -249,19 +250,18 @@ def mean_square(curves: Curves) -> Figure:
 
 
 def trajectory(curves: Curves) -> Figure:
-    """Components of one held-out forecast in time, truth and closures; at most three components."""
-    names = curves["truth/trajectory"].shape[1]
-    shown = np.unique(np.linspace(0, names - 1, min(3, names)).astype(int))
+    """Components of one held-out forecast in time, truth and closures; see `climate.lively_components`."""
+    shown = curves["labels"]
     figure = Figure(figsize=(8.2, 1.7 * len(shown) + 0.7), layout="constrained")
     rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     times = curves["lead_times"]
-    for axes, component in zip(rows, shown, strict=True):
+    for component, (axes, label) in enumerate(zip(rows, shown, strict=True)):
         for name in ("truth", *_closures(curves)):
             values = curves[f"{name}/trajectory"][:, component]
             axes.plot(times, values, label=_label(name), **STYLE.get(name, {}))
         reference = curves["truth/trajectory"][:, component]
-        margin = 0.25 * np.ptp(reference)
-        axes.set(ylabel=f"$u_{{{component + 1}}}$", ylim=(reference.min() - margin, reference.max() + margin))
+        margin = 0.25 * np.ptp(reference) or 1.0
+        axes.set(ylabel=label, ylim=(reference.min() - margin, reference.max() + margin))
     rows[0].set_title("one held-out forecast")
     rows[0].legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.12))
     rows[-1].set(xlabel=_with_unit("lead time", curves["time_units"]), xlim=(0, times[-1]))
@@ -269,7 +269,7 @@ def trajectory(curves: Curves) -> Figure:
 
 
 def attractor(curves: Curves) -> Figure | None:
-    """The attractor of long runs, first against last component, one panel a closure; None for a single component."""
+    """The attractor of long runs, first against last of the components shown, one panel a closure; None for a single one."""
     if curves["truth/attractor"].shape[1] < 2:
         return None
     names = ["truth", *_closures(curves)]
@@ -279,11 +279,11 @@ def attractor(curves: Curves) -> Figure | None:
     for axes, name in zip(figure.subplots(1, len(names), sharex=True, sharey=True), names, strict=True):
         points = curves[f"{name}/attractor"]
         axes.plot(points[:, 0], points[:, last], ".", markersize=1.1, color=STYLE.get(name, {}).get("color"))
-        axes.set(title=_label(name), xlabel="$u_1$")
+        axes.set(title=_label(name), xlabel=curves["labels"][0])
     first = figure.axes[0]
     spans = [(truth[:, one].min(), truth[:, one].max()) for one in (0, last)]
-    (left, right), (bottom, top) = ((a - 0.2 * (b - a), b + 0.2 * (b - a)) for a, b in spans)
-    first.set(ylabel=f"$u_{{{last + 1}}}$", xlim=(left, right), ylim=(bottom, top))
+    (left, right), (bottom, top) = ((a - 0.2 * (b - a or 1.0), b + 0.2 * (b - a or 1.0)) for a, b in spans)
+    first.set(ylabel=curves["labels"][last], xlim=(left, right), ylim=(bottom, top))
     return figure
 
 
@@ -337,5 +337,6 @@ def _lyapunov_axis(axes: Axes, lyapunov_time: float) -> None:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
     return path

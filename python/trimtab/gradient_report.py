@@ -23,6 +23,7 @@ from trimtab.figures import RC
 from trimtab.files import replacing
 from trimtab.gradient.check import YARDSTICK, CheckTable, gradcheck
 from trimtab.offline import Offline, fit_normalisation
+from trimtab.online import loss_scale
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.slot_correction import AnyCorrection
@@ -48,7 +49,8 @@ def check_gradients(
     """Check the gradients of an experiment (its untrained network) or of a run (its best checkpoint).
 
     Far from the truth the loss is steep and most gradients point down; near it, where a training has to end, they differ
-    more. So check an experiment with its network fitted offline for some steps, too, before a long training.
+    more. So check an experiment with its network fitted offline for some steps, too, before a long training. The loss is that
+    of the training: fields of several units each in their own standard deviation over the training runs.
 
     Args:
         source: a run folder, or an experiment's shipped name or TOML file.
@@ -96,12 +98,13 @@ def check_gradients(
             leads = targets.leads(max(lengths))
             chosen = held_out.spread(starts)
             first, observed = held_out.start(chosen), held_out.observe(chosen, leads)
+            divided_by = loss_scale(solver.spec, targets.windows("training", training.window))
         finally:
             targets.close()
         scale, name = _time_scale(experiment, solver, first)
         table = gradcheck(solver, correction, first, observed, lengths, gradients=_variants(training, gradients),
                           directions=directions, stride=training.stride, leads=leads, time_scale=scale, time_name=name,
-                          seed=training.seed, components=targets.observation.components, progress=progress)
+                          seed=training.seed, components=targets.observation.components, scale=divided_by, progress=progress)
     finally:
         solver.close()
     folder = Path(out) if out else run.folder if run else Path("runs") / (experiment.name or experiment.solver.name)

@@ -62,60 +62,36 @@ class PeriodicCNN(nn.Sequential):
 
     Args:
         channels: channels of each layer, the input's first.
-        kernel: odd width of every square kernel, in grid points.
+        kernel: odd width of every (square) kernel, in grid points; or one a layer: [5, 1, 1] sees 5 points and no more.
         activation: "relu", "tanh", "gelu" or "silu", after every layer but the last.
         output: see `MLP`.
         dimensions: 2, or 1 for a line: (B, channels[0], x) -> (B, channels[-1], x).
 
     Raises:
-        ConfigError: fewer than two entries in channels, an even kernel, an unknown activation or output, other dimensions.
+        ConfigError: fewer than two entries in channels, an even kernel, kernels for another number of layers, an unknown
+            activation or output, other dimensions.
 
     Source:
         The architecture of Guan et al., arXiv 2201.07347, with circular padding (11 layers of 5x5, 64 channels there).
     """
 
-    def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int = 5, activation: str = "relu",
+    def __init__(self, channels: Sequence[int] = (2, 32, 32, 1), kernel: int | Sequence[int] = 5, activation: str = "relu",
                  output: str = "linear", dimensions: int = 2):
         _check_widths("PeriodicCNN: channels", channels)
         if dimensions not in (1, 2):
             raise ConfigError(f"PeriodicCNN: dimensions = {dimensions} must be 1, a line, or 2, a plane.")
-        if kernel < 1 or kernel % 2 == 0:
+        kernels = [kernel] * (len(channels) - 1) if isinstance(kernel, int) else list(kernel)
+        if len(kernels) != len(channels) - 1:
+            raise ConfigError(f"PeriodicCNN: kernel = {kernels} must be one number, or one for each of the {len(channels) - 1} "
+                              "layers.")
+        if any(one < 1 or one % 2 == 0 for one in kernels):
             raise ConfigError(f"PeriodicCNN: kernel = {kernel} must be odd, so that the output stays on the grid.")
         layers: list[nn.Module] = []
-        for width, following in itertools.pairwise(channels):
+        for (width, following), reach in zip(itertools.pairwise(channels), kernels, strict=True):
             kind: Any = nn.Conv2d if dimensions == 2 else nn.Conv1d
-            convolution = kind(width, following, kernel, padding=kernel // 2, padding_mode="circular")
+            convolution = kind(width, following, reach, padding=reach // 2, padding_mode="circular")
             layers += [convolution, _activation(activation)]
         super().__init__(*layers[:-1], *_output(output))
-
-
-class RingCNN(nn.Module):
-    """Convolutions on a ring of points, the same law at every one, with a linear output; (B, N) -> (B, N).
-
-    Args:
-        channels: channels of the hidden layers.
-        kernel: odd width of the first layer, in points; the others look at one point.
-        activation: "tanh", "relu", "gelu" or "silu", after every layer but the last.
-
-    Raises:
-        ConfigError: no channel, an even kernel, an unknown activation.
-    """
-
-    def __init__(self, channels: Sequence[int] = (16, 16), kernel: int = 5, activation: str = "tanh"):
-        super().__init__()
-        _check_widths("RingCNN: channels, with input and output,", (1, *channels, 1))
-        if kernel < 1 or kernel % 2 == 0:
-            raise ConfigError(f"RingCNN: kernel = {kernel} must be odd, so that the output stays on the ring.")
-        layers: list[nn.Module] = []
-        for number, (width, following) in enumerate(itertools.pairwise((1, *channels, 1))):
-            reach = 1 if number else kernel
-            layers += [nn.Conv1d(width, following, reach, padding=reach // 2, padding_mode="circular"), _activation(activation)]
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, u: Tensor) -> Tensor:
-        """See the class."""
-        values: Tensor = self.layers(u.unsqueeze(1))
-        return values.squeeze(1)
 
 
 class Unknowns(nn.Module):
@@ -143,7 +119,7 @@ class Unknowns(nn.Module):
         return self.output(self.values).expand(inputs.shape[0], *self.shape)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "RingCNN": RingCNN, "Unknowns": Unknowns}
+NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "Unknowns": Unknowns}
 
 
 def network_class(name: str) -> Any:

@@ -164,10 +164,10 @@ def _seen(config: ObservationConfig, spec: SolverSpec) -> np.ndarray:
         if (not config.fields or name in config.fields) and name not in hidden:
             part = np.zeros_like(view)
             part[tuple(slice(None, None, config.every) for _ in view.shape)] = True
-            half = view.shape[-1] // 2
-            if config.region == "left":
+            half = view.shape[-1] // 2 if view.ndim else 0  # a field of one number is of either half
+            if config.region == "left" and view.ndim:
                 part[..., half:] = False
-            elif config.region == "right":
+            elif config.region == "right" and view.ndim:
                 part[..., :half] = False
             view |= part
     if config.components:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import BlowUpError, ConfigError
-from trimtab.parallel import World
 from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
+from trimtab.world import World
 
 LABEL_BATCH = 256  # states advanced at once
 MICROBATCH_VALUES = 2**12  # numbers of the states of a microbatch, by default
@@ -82,7 +82,10 @@ class Labels:
             return
         world, everything = world or World(), np.arange(len(self.windows))
         parts = np.array_split(everything, math.ceil(len(everything) / LABEL_BATCH))
-        mine = [self._compute(part) for part in parts[world.team :: world.teams]]
+        mine = []
+        for part in parts[world.team :: world.teams]:
+            world.sign("the labels of the offline phase")
+            mine.append(self._compute(part))
         shared = world.share([(None if self.view is None else seen, labels) for seen, labels in mine])
         found = [shared[number % world.teams * world.blocks + world.block][number // world.teams] for number in range(len(parts))]
         self._all = (None if self.view is None else np.concatenate([seen for seen, _ in found]),

@@ -16,11 +16,26 @@ from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
+from trimtab.state import SolverSpec
 from trimtab.targets import Targets, Windows
+from trimtab.world import World
 
 SCALED = 256  # states that say how large the fields are
 VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
 MICROBATCH_VALUES = 2**11  # numbers of the states from which a microbatch starts, by default
+
+
+def loss_scale(spec: SolverSpec, windows: Windows) -> Tensor | None:
+    """What the loss divides differences by: each field's standard deviation over the training runs, see `loss.field_scale`.
+
+    Args:
+        spec: the solver's.
+        windows: of the training runs.
+
+    Returns:
+        (N,) float64, or None where all fields have one unit.
+    """
+    return field_scale(spec, windows.batch(windows.spread(SCALED), (0,))[0])
 
 
 class Online(Phase):
@@ -30,25 +45,30 @@ class Online(Phase):
     Args:
         config: [training].
         solver, correction, targets: what is trained, and on what.
+        world: ranks that may share an ensemble's members.
 
     Raises:
-        ConfigError: an unknown gradient, or no target within a window.
+        ConfigError: an unknown gradient, one without members to share, or no target within a window.
         DataError: runs too short for a window.
     """
 
     name = "online"
 
-    def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets):
+    shares_members = True
+
+    def __init__(self, config: TrainingConfig, solver: Solver, correction: AnyCorrection, targets: Targets,
+                 world: World | None = None):
         self.config, self.solver, self.correction = config, solver, correction
         self.epochs, self.batch, self.seed = config.epochs, config.batch, config.seed
         self.microbatch = cut(config.microbatch, config.batch, solver.spec.size, MICROBATCH_VALUES)
         self.gradient = get_gradient(config.gradient, **config.gradient_options)
+        if world is not None:
+            self.gradient.join(world.cohort, world.holders)
         lengths = {config.window, *(window for _, window in config.curriculum)}
         self.windows = {one: targets.windows("training", one, config.window) for one in lengths}
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
-        first = self.windows[config.window]
-        self.scale = field_scale(solver.spec, first.batch(first.spread(SCALED), (0,))[0])
+        self.scale = loss_scale(solver.spec, self.windows[config.window])
         self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 

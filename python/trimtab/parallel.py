@@ -5,14 +5,11 @@
 
 Whatever is summed here is summed in one order, whoever holds the parts: 1, 2 or 1,000 ranks give the same bits. Ranks that
 wait sleep; one that waits too long finds out who is missing, says it, and ends the job.
-
-    TRIMTAB_MPI=1       start MPI even if no launcher is recognised;  TRIMTAB_MPI=0: never
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import os
 import socket
 import sys
@@ -26,124 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.errors import ConfigError, InputError
+from trimtab.cohort import Cohort
+from trimtab.errors import ConfigError
+from trimtab.launch import OWNER, launched
+from trimtab.world import World, ordered_sum
 
-# (number of processes, this one's number) as launchers say it: Open MPI; Hydra, Intel MPI, Cray PALS; MVAPICH; a step of srun.
-LAUNCHERS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"),
-             ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"))
-PATIENCE = 600.0   # seconds to wait where nobody can say how long it takes: a first step, a file
 _SPIN, _SLEEP, _SLOW = 2e-4, 1e-2, 0.5  # seconds of waiting without sleep, longest sleep, from when on questions are answered
 _GRACE = 1.0       # seconds in which rank 0 may say first what happens to all ranks alike
 _ROLL_CALL = 2.0   # seconds to answer in
 _QUESTION, _ANSWER = 1, 2
-_OWNER = "TRIMTAB_RANK_PROCESS"
-
-
-def launched() -> tuple[int, int]:
-    """How many processes mpirun or srun says it started, and which this one is; (0, 0) when it was started by hand."""
-    switch = os.environ.get("TRIMTAB_MPI", "")
-    if switch not in ("", "0", "1"):
-        raise ConfigError(f"TRIMTAB_MPI={switch!r}: give 1 to start MPI, 0 never to, or leave it unset.")
-    if os.environ.get(_OWNER, str(os.getpid())) != str(os.getpid()):
-        return 0, 0  # started by a rank, and none itself
-    if switch != "0":
-        for size, rank in LAUNCHERS:
-            if size in os.environ and (size != "SLURM_STEP_NUM_TASKS" or "SLURM_STEP_ID" in os.environ):
-                return int(os.environ[size]), int(os.environ.get(rank, 0))
-    return (1, 0) if switch == "1" else (0, 0)
-
-
-class World:
-    """All ranks of a job; this class is the one of a job of one rank, and what the others have in common.
-
-    Attributes:
-        rank, size: which one this is, of how many.
-        team, teams: which group of `blocks` ranks shares a solver with this one, of how many groups.
-        block, blocks: which part of that solver's domain is here, of how many.
-        domain: the communicator of the group (mpi4py), to be given to the solver; None when it is this rank alone.
-        limit: seconds after which a rank that waits for the others in `table` or `sum` gives the job up.
-        doing: what this rank is doing, for whoever has to say that it hangs.
-    """
-
-    rank, size = 0, 1
-    team, teams = 0, 1
-    block, blocks = 0, 1
-    domain: Any = None
-
-    def __init__(self) -> None:
-        self.limit, self.doing = math.inf, "starting"
-
-    def place(self, blocks: int) -> World:
-        """Group the ranks: neighbours share a solver, so that a group lies on one node where it can.
-
-        Args:
-            blocks: ranks of a solver's domain.
-
-        Returns:
-            The same ranks, grouped.
-
-        Raises:
-            ConfigError: a number of ranks that is no multiple of `blocks`.
-        """
-        if self.size % blocks:
-            raise ConfigError(f"parallel.domain = {blocks} does not divide the {self.size} ranks of this job: start a multiple "
-                              "of it, with mpirun -n.")
-        return self
-
-    def placement(self) -> str:
-        """Where the ranks are, in one sentence; every rank has to ask."""
-        return "1 rank"
-
-    def broadcast(self, thing: Any) -> Any:
-        """Rank 0's object, on every rank; what the others give is not looked at. They wait for it as long as it takes."""
-        return thing
-
-    def share(self, thing: Any) -> list[Any]:
-        """Every rank's object, in order of rank, on every rank; they wait as long as it takes."""
-        return [thing]
-
-    def table(self, row: np.ndarray) -> np.ndarray:
-        """Every rank's row of numbers; where the ranks meet in every step.
-
-        Args:
-            row: (C,) float64, of the same length everywhere.
-
-        Returns:
-            (size, C) float64, the same on every rank.
-        """
-        return row[None]
-
-    def sum(self, parts: np.ndarray, owners: Sequence[int], weights: Sequence[float]) -> np.ndarray:
-        """Weighted sum of vectors, in float64 and in the order of their numbers, whoever has them.
-
-        Args:
-            parts: (k, P) float32 or float64, those that are here, in the order of their numbers.
-            owners: (M,) rank that has each number; k of them are this one.
-            weights: (M,) a part of weight 0 is left out, whatever is in it.
-
-        Returns:
-            (P,) in the dtype of the parts, the same bits on every rank.
-
-        Raises:
-            InputError: all weights are 0.
-        """
-        return _ordered_sum(parts, weights)
-
-    def wait(self, limit: float = math.inf) -> None:
-        """Until every rank is here, asleep, and for as long as it takes, or that many seconds."""
-
-    def fail(self, text: str, code: int) -> int:
-        """Say why this rank cannot go on, and end the job.
-
-        Args:
-            text: one sentence, or a traceback.
-            code: exit code of the job.
-
-        Returns:
-            The code, when this is the only rank and its caller ends it.
-        """
-        print(text, file=sys.stderr, flush=True)
-        return code
 
 
 class MPIWorld(World):
@@ -152,25 +40,33 @@ class MPIWorld(World):
     Args:
         mpi: the module mpi4py.MPI.
         communicator: of all ranks.
-        blocks: see `World.place`.
+        blocks, members: see `World.place`.
     """
 
-    def __init__(self, mpi: Any, communicator: Any, blocks: int = 1):
+    def __init__(self, mpi: Any, communicator: Any, blocks: int = 1, members: int = 1):
         super().__init__()
         self._mpi, self._all = mpi, communicator
         self._talk = communicator.Dup()  # questions and answers of ranks that wait
         self.rank, self.size = communicator.rank, communicator.size
         self.blocks, self.teams = blocks, self.size // blocks
         self.team, self.block = divmod(self.rank, blocks)
-        self.domain = communicator.Split(self.team, self.rank) if blocks > 1 else None
+        self.members = members
+        if blocks > 1:
+            self.domain = communicator.Split(self.team, self.rank)
+            self.holders = Cohort(self.domain.Dup(), self._in_time)
+        if members > 1:
+            self.cohort = Cohort(communicator.Split(self.team // members * blocks + self.block, self.rank), self._in_time)
         self._turns = 0  # waits that ended; the watch sees by it whether this rank goes on
         self._waiting = False
+        self._rolls = 0
+        self._asked: list[Any] = []
         threading.Thread(target=self._watch, daemon=True, name="trimtab-watch").start()
 
-    def place(self, blocks: int) -> World:
+    def place(self, blocks: int, members: int = 1) -> World:
         """See `World.place`."""
-        super().place(blocks)
-        return self if blocks == self.blocks else MPIWorld(self._mpi, self._all, blocks)
+        super().place(blocks, members)
+        same = (blocks, members) == (self.blocks, self.members)
+        return self if same else MPIWorld(self._mpi, self._all, blocks, members)
 
     def placement(self) -> str:
         """See `World.placement`."""
@@ -184,6 +80,9 @@ class MPIWorld(World):
                      if not any({team * self.blocks, team * self.blocks + self.blocks - 1} <= set(ranks)
                                 for ranks in hosts.values())]
             text += f", {len(split)} of them across hosts" if split else ""
+        if self.members > 1:
+            sharing = f"{self.members} of which" if self.teams > self.members else "which"
+            text += f", {'each ' * (self.teams > self.members)}{sharing} share the members of a window"
         return text
 
     def broadcast(self, thing: Any) -> Any:
@@ -216,13 +115,19 @@ class MPIWorld(World):
         self._finish(self._all.Ialltoallv([sent, len(parts) * widths], [got, counts * width]), self.limit)
         order = np.argsort(np.argsort(owners, kind="stable"), kind="stable")
         total = np.empty(parts.shape[1], parts.dtype)
-        stretch = _ordered_sum(got.reshape(len(owners), width)[order], weights)
+        stretch = ordered_sum(got.reshape(len(owners), width)[order], weights)
         self._finish(self._all.Iallgatherv(stretch, [total, widths]), self.limit)
         return total
 
-    def wait(self, limit: float = math.inf) -> None:
+    def wait(self, limit: float = 0.0) -> None:
         """See `World.wait`."""
-        self._finish(self._all.Ibarrier(), limit)
+        self._finish(self._all.Ibarrier(), limit or self.patience, patient=not limit)
+
+    def sign(self, doing: str) -> None:
+        """See `World.sign`."""
+        super().sign(doing)
+        self._turns += 1
+        self._answer()
 
     def fail(self, text: str, code: int) -> int:
         """See `World.fail`; what happens to every rank alike is said by rank 0 alone."""
@@ -231,8 +136,15 @@ class MPIWorld(World):
         self._end(text, code)
         return code
 
-    def _finish(self, request: Any, limit: float) -> None:
-        """Wait for a message to be complete: at once if it is, else asleep for a twentieth of the time waited so far."""
+    def _in_time(self, request: Any) -> None:
+        self._finish(request, self.limit)
+
+    def _finish(self, request: Any, limit: float, *, patient: bool = False) -> None:
+        """Wait for a message to be complete: at once if it is, else asleep for a twentieth of the time waited so far.
+
+        After `limit` seconds ask the others whether they wait, too; where one may be at long work, `patient`, give it as long
+        again for a sign of life.
+        """
         self._waiting, began, counted = True, time.perf_counter(), 0.0
         limit *= 1 + 0.25 * min(self.rank, 2)  # rank 0 calls the roll; if it is missing, rank 1
         last = began
@@ -246,33 +158,33 @@ class MPIWorld(World):
             if waited > _SLOW:
                 self._answer()
                 if counted > limit:
-                    self._call_the_roll(counted)
-                    counted = 0.0
+                    self._call_the_roll(request, counted, self.patience if patient else _ROLL_CALL, patient)
+                    counted, last = 0.0, time.perf_counter()
         self._turns, self._waiting = self._turns + 1, False
 
     def _answer(self) -> None:
         status = self._mpi.Status()
         while self._talk.iprobe(tag=_QUESTION, status=status):
-            self._talk.recv(source=status.source, tag=_QUESTION)
-            self._talk.send(None, dest=status.source, tag=_ANSWER)
+            self._talk.send(self._talk.recv(source=status.source, tag=_QUESTION), dest=status.source, tag=_ANSWER)
 
-    def _call_the_roll(self, waited: float) -> None:
-        """Ask who waits, too; whoever does not answer is what everybody waits for. Returns if all answered."""
-        others = set(range(self.size)) - {self.rank}
-        asked = [self._talk.isend(None, dest=other, tag=_QUESTION) for other in others]
-        missing, status, until = set(others), self._mpi.Status(), time.monotonic() + _ROLL_CALL
-        while missing and time.monotonic() < until:
+    def _call_the_roll(self, request: Any, waited: float, until: float, patient: bool) -> None:
+        """Ask who is there; whoever does not answer is what everybody waits for. Returns if all answered, or the wait is over."""
+        self._rolls += 1
+        missing, status, began = set(range(self.size)) - {self.rank}, self._mpi.Status(), time.monotonic()
+        self._asked = [self._talk.isend(self._rolls, dest=other, tag=_QUESTION) for other in missing]
+        while missing and time.monotonic() - began < until:
             self._answer()
             while self._talk.iprobe(tag=_ANSWER, status=status):
-                self._talk.recv(source=status.source, tag=_ANSWER)
-                missing.discard(status.source)
+                if self._talk.recv(source=status.source, tag=_ANSWER) == self._rolls:  # and no late answer to an earlier roll
+                    missing.discard(status.source)
+            if request.Test():
+                return
             time.sleep(_SLEEP)
         if missing:
-            names = ", ".join(map(str, sorted(missing)))
-            self._end(f"trimtab: rank {self.rank} has waited {waited:.0f} s for rank {names}, which hangs or is slow at "
-                      f"{self.doing}: the job ends, its last checkpoint is whole. Raise parallel.timeout if a step may take "
-                      "that long.", 1)
-        self._mpi.Request.Waitall(asked)
+            names, waited = ", ".join(map(str, sorted(missing))), waited + time.monotonic() - began
+            how = "gives no sign of life" if patient else "hangs or is slow"
+            self._end(f"trimtab: rank {self.rank} has waited {waited:.0f} s for rank {names}, which {how} at {self.doing}: "
+                      "the job ends, its last checkpoint is whole. Raise parallel.timeout if that may take so long.", 1)
 
     def _watch(self) -> None:
         """A thread that looks whether this rank goes on, and shows where it is when it does not."""
@@ -324,7 +236,7 @@ def get_world() -> World:
         raise ConfigError(f"The launcher started {size} processes, but mpi4py's MPI library ({library}) finds {found}: two MPI "
                           "libraries are mixed; use the mpirun of that library (srun: --mpi=pmix), or install mpi4py again with "
                           "the module loaded.")
-    os.environ[_OWNER] = str(os.getpid())
+    os.environ[OWNER] = str(os.getpid())
     world = MPIWorld(MPI, MPI.COMM_WORLD)
 
     def end_all(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -334,17 +246,6 @@ def get_world() -> World:
     if world.size > 1:
         sys.excepthook = end_all
     return world
-
-
-def _ordered_sum(parts: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    total: np.ndarray | None = None
-    for part, weight in zip(parts, weights, strict=True):
-        if weight:
-            term = part.astype(np.float64) * weight
-            total = term if total is None else np.add(total, term, out=total)
-    if total is None:
-        raise InputError("There is nothing to sum: every part has weight 0.")
-    return total.astype(parts.dtype)
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from torch import Tensor
 
-from trimtab.parallel import World
+from trimtab.world import World
 
 
 class Phase(ABC):
@@ -21,6 +21,7 @@ class Phase(ABC):
         batch: windows a step.
         microbatch: windows computed at once; what the bits of a step depend on, with the batch.
         seed: decides the order of the windows.
+        shares_members: whether `parallel.members` ranks compute a microbatch together.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Phase(ABC):
     batch: int
     microbatch: int
     seed: int
+    shares_members = False
 
     @abstractmethod
     def size(self, epoch: int) -> int:

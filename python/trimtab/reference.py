@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -27,26 +27,13 @@ from trimtab import errors
 from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
 from trimtab.files import only_writer, replacing
-from trimtab.parallel import World
 from trimtab.reference_file import known_fields
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
 from trimtab.state import SolverSpec
+from trimtab.world import Progress, World
 
 FORMAT = 1  # part of the key: raise it when the same parameters no longer give the same file
 SMALL_WORK = 3e7  # inner steps times grid points, about two seconds: not worth starting processes for
-
-
-class Progress(Protocol):
-    """What wants to know how far a long task is."""
-
-    def __call__(self, fraction: float, text: str) -> None:
-        """Take note.
-
-        Args:
-            fraction: done part of the present stage, 0 to 1.
-            text: the stage ("reference", "offline", "online"), a colon, and what it is doing.
-        """
-        ...
 
 
 def silent(fraction: float, text: str) -> None:
@@ -133,11 +120,12 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
         SolverError: a process that computed runs was ended from outside.
     """
     path, world = reference_path(experiment, spec), world or World()
+    progress = world.telling(progress)
     if experiment.reference.file or world.broadcast(path.is_file()):
         return path
     recipe, opener = recipe_of(experiment, spec), open_solver or trimtab.open_solver
     parts = path.with_suffix(".parts")
-    with contextlib.ExitStack() as stack:
+    with world.working("the reference run"), contextlib.ExitStack() as stack:
         missing: list[int] | None = None
         if world.rank == 0:
             missing = _take(path, parts, recipe, stack, progress)
@@ -154,6 +142,7 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
                 for fraction in make_run(recipe, run, parts, opener):
                     done = recipe.runs - len(missing) + (mine.index(run) + fraction) * len(missing) / len(mine)
                     progress(done / recipe.runs, f"reference: run {run + 1} of {recipe.runs}")
+        world.sign("the reference run")
         world.wait()
         if world.rank == 0:
             _write(path, recipe, known_fields(spec, experiment.reference.hidden), parts)
@@ -178,8 +167,8 @@ def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, 
     try:
         stack.enter_context(only_writer(path.parent))
     except DataError:
-        progress(0.0, f"reference: waiting for another process that computes into {path.parent}")
-        stack.enter_context(only_writer(path.parent, wait=True))
+        text = f"reference: waiting for another process that computes into {path.parent}"
+        stack.enter_context(only_writer(path.parent, wait=True, waiting=lambda: progress(0.0, text)))
     if path.is_file():
         return None
     parts.mkdir(exist_ok=True)

@@ -266,9 +266,9 @@ def valid_time(error: np.ndarray, times: np.ndarray, threshold: float) -> np.nda
     doi:10.1016/j.neunet.2020.02.016.
 
     Args:
-        error: (K, B), over the climatological standard deviation, NaN after a blow-up.
+        error: (K, B), NaN after a blow-up.
         times: (K,) lead times.
-        threshold: the largest error that is still valid.
+        threshold: the largest error that is still valid, in its unit; usually a share of the climatological standard deviation.
 
     Returns:
         (B,), in the unit of time.

@@ -109,16 +109,19 @@ def read_curves(folder: Path) -> Curves:
         Arrays by name.
 
     Raises:
-        DataError: not scored yet, or a damaged file.
+        DataError: not scored yet, a damaged file, or one of an earlier trimtab.
     """
     path = folder / "curves.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            curves = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise DataError(f"{folder} is not scored yet: run `trimtab score {folder}`.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged: run `trimtab score {folder} --again`.") from error
+    if not {"labels", "wavenumbers"} & set(curves):
+        raise DataError(f"{path} is of an earlier trimtab: run `trimtab score {folder} --again`.")
+    return curves
 
 
 def check_scores(experiment: Experiment) -> None:

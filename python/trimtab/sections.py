@@ -56,8 +56,8 @@ class CorrectionConfig:
     """[correction]: what the network sees and in which precision.
 
     Args:
-        features: channels given to a network on a grid, of "q", "psi", "u", "v"; the name of its one field for a network on a
-            line; empty for a system without a grid.
+        features: channels given to a network on a grid, of "q", "psi", "u", "v", "strain"; the name of its one field for one
+            on a line; empty for a system without a grid.
         dtype: "float32" or "float64", the network's precision; the solver stays in float64.
         input_mean, input_scale, output_scale: fixed normalisation, one value a channel (or component) or one for all;
             when all three are empty it is fitted to the training data.
@@ -292,14 +292,18 @@ class ParallelConfig:
 
     Args:
         domain: ranks that share one solver, which gets their communicator as `comm`; 1 for a solver that knows no MPI.
-        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step.
+        members: so many ranks (times domain) share the members of each window's ensemble, with gradient = "ensemble"; 1 for
+            whole windows a rank.
+        timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step, and
+            outside of training for an hour without a sign of life.
     """
 
     domain: int = 1
+    members: int = 1
     timeout: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("parallel", self, 1, "domain")
+        _at_least("parallel", self, 1, "domain", "members")
         _at_least("parallel", self, 0, "timeout")
 
 

@@ -144,8 +144,7 @@ class SolverSpec:
             InputError: another shape, dtype, or a value that is not finite.
         """
         if hasattr(states, "detach"):
-            states = states.detach().cpu()
-            states = states.numpy() if str(states.dtype) != "torch.bfloat16" else states.float().numpy()  # refused below
+            states = tensor_array(states, name)
         if not isinstance(states, np.ndarray):
             raise InputError(f"{name} must be a numpy array or a torch tensor of shape (members, {self.size}), "
                              f"not {type(states).__name__}.")
@@ -165,3 +164,23 @@ class SolverSpec:
 
     def _order(self) -> str:
         return ", ".join(f"{one.name}({', '.join(one.dims)})" for one in self.fields)
+
+
+def tensor_array(tensor: Any, name: str) -> np.ndarray:
+    """A torch tensor as an array, without a copy where there need not be one.
+
+    Args:
+        tensor: of any shape.
+        name: what to call it in a refusal.
+
+    Returns:
+        The array, of the same shape and dtype.
+
+    Raises:
+        InputError: a tensor that numpy has nothing like: bfloat16, sparse, without data.
+    """
+    try:
+        return np.asarray(tensor.detach().cpu().numpy())
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{name} is a torch tensor of {tensor.dtype} ({tensor.layout}, {tensor.device}) that no array can hold: "
+                         "give a dense one, with .to_dense() and .double().") from error

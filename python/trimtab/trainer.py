@@ -25,7 +25,7 @@ from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
-from trimtab.parallel import PATIENCE, World, get_world
+from trimtab.parallel import get_world
 from trimtab.phase import Phase
 from trimtab.position import Position, Result
 from trimtab.records import RECORDED, Records
@@ -35,6 +35,7 @@ from trimtab.session import StopSignal, deterministic, log, logged, unlogged
 from trimtab.slot_weight import SlotWeight
 from trimtab.state import SolverSpec
 from trimtab.targets import Targets
+from trimtab.world import LONGEST, PATIENCE, World
 
 OUTPUTS = ("last.pt", "best.pt", "offline.pt", "metrics.csv")
 PROGRESS_SECONDS, LOG_SECONDS = 0.1, 10.0  # between two signs of life: for a bar, and in the log
@@ -74,7 +75,8 @@ class Trainer:
         self.experiment = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
         self.folder = Path(out or Path("runs") / (self.experiment.name or self.experiment.solver.name))
         self.resume, self.progress, self._opener = resume, progress, open_solver
-        self.world = (world or get_world()).place(self.experiment.parallel.domain)
+        self.world = (world or get_world()).place(self.experiment.parallel.domain, self.experiment.parallel.members)
+        self.world.patience = self.experiment.parallel.timeout or LONGEST
         self._writes = self.world.rank == 0
 
     def fit(self) -> Result:
@@ -96,7 +98,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self._signal, self._told, self._begun, self._logged = StopSignal(), 0.0, False, time.monotonic()
         with contextlib.ExitStack() as stack:
-            stack.callback(setattr, self.world, "limit", math.inf)
+            stack.enter_context(self.world.working("the run folder"))
             saved = self.world.broadcast(self._open_folder(stack) if self._writes else stack.enter_context(unlogged()))
             self._open_data()
             self.records: Records | None = None
@@ -249,6 +251,7 @@ class Trainer:
     def _open_data(self) -> None:
         """Open the solver, and the reference run, which is made first when it is not there."""
         experiment, opener = self.experiment, self._opener or trimtab.open_solver
+        self.world.doing = "opening the solver"
         shared = {} if self.world.domain is None else {"comm": self.world.domain}
         self.solver = opener(experiment.solver.name, **experiment.solver.options, **shared)
         self.whole: SolverSpec = getattr(self.solver, "whole", self.solver.spec)
@@ -259,6 +262,7 @@ class Trainer:
         if experiment.training.start_from and experiment.offline.steps:
             raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")
         gradient = get_gradient(experiment.training.gradient, **experiment.training.gradient_options)
+        gradient.join(self.world.cohort, self.world.holders)
         gradient.check(self.solver)
         self._check_weight(gradient.steady)
         path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
@@ -318,7 +322,7 @@ class Trainer:
         return Offline(experiment.offline, experiment.training, self.solver, self.correction, self.targets)
 
     def _online(self) -> Online:
-        return Online(self.experiment.training, self.solver, self.correction, self.targets)
+        return Online(self.experiment.training, self.solver, self.correction, self.targets, self.world)
 
     def _turn_online(self) -> None:
         """Keep the best of the offline phase, and begin the online phase from it or from a fresh network."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A training that mpirun starts, in which one thing happens on one rank at one step.
+"""A training that mpirun starts, in which one thing happens on one rank at one step; with "whole", no window is lost.
 
     train.py WHAT RANK STEP FOLDER TOML [CHANGES ...]
 """
@@ -14,6 +14,7 @@ import numpy as np
 from advection import Ring
 
 import trimtab
+from trimtab.__main__ import main
 from trimtab.config import load_experiment
 from trimtab.crew import Crew
 from trimtab.errors import BlowUpError
@@ -46,6 +47,25 @@ def open_solver(name, **options):
     return Ring(**options) if name == "ring" else Fragile(trimtab.open_solver(name, **options))
 
 
+def loops(where, rank):
+    """An endless loop on this rank where it is said: in the reference run, in a validation, in the scores, in an ensemble."""
+    from trimtab import reference, scoring
+    from trimtab.ensembles import Ensemble
+    from trimtab.online import Online
+
+    places = {"reference": (reference, "make_run"), "validation": (Online, "judge"), "scoring": (scoring, "evaluate"),
+              "ensemble": (Ensemble, "_start")}
+    module, name = places[where]
+    original = getattr(module, name)
+
+    def endless(*arguments, **options):
+        while get_world().rank in rank:
+            pass
+        return original(*arguments, **options)
+
+    setattr(module, name, endless)
+
+
 def meddle(what, rank, step):
     """Have it happen in a step of this process, counted from 1."""
     original, calls = Crew._hand_out, 0
@@ -59,7 +79,7 @@ def meddle(what, rank, step):
             if what == "loop":
                 while True:
                     pass
-            if what != "nothing":
+            if what.startswith("SIG"):
                 os.kill(os.getpid(), getattr(signal, what))
         return original(self, number)
 
@@ -68,6 +88,12 @@ def meddle(what, rank, step):
 
 if __name__ == "__main__":
     what, rank, step, folder, file, *changes = sys.argv[1:]
+    if what.startswith("loop in "):
+        loops(what.removeprefix("loop in "), {int(one) for one in rank.split("+")})
+        if what == "loop in ensemble":
+            sys.exit(main(["ensemble", file, "--solver-only", "--members", "16", "--steps", "20", "--out", folder]))
+        sys.exit(main(["train", file, "--out", folder, "--set", *changes]))
     meddle(what, int(rank), int(step))
     experiment = load_experiment(file, changes)
-    sys.exit(Trainer(experiment, folder, resume=True, open_solver=open_solver).fit().exit_code)
+    opener = None if what == "whole" else open_solver
+    sys.exit(Trainer(experiment, folder, resume=True, open_solver=opener).fit().exit_code)

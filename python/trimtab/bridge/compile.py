@@ -10,6 +10,7 @@ library at once wait for the first, so ranks of one run compile once.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import platform
@@ -111,6 +112,21 @@ def cache_folder() -> Path:
     return (base / "compiled").absolute()
 
 
+def save_program(program: Any, path: Path) -> None:
+    """An exported program as a file; by way of memory, for torch's own writer ends the process when the disk is full.
+
+    Args:
+        program: see `export_program`.
+        path: the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
+
+
 def _compile_in_process(program: Any, library: Path, parallel: bool) -> None:
     """In a process of its own: Inductor keeps memory and workers, and takes its folders from the environment at import."""
     work = library.parent / "inductor"
@@ -118,7 +134,7 @@ def _compile_in_process(program: Any, library: Path, parallel: bool) -> None:
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         source, target = Path(scratch) / "program.pt2", Path(scratch) / "library.so"
         level = logging.getLogger("torch.export").level
-        torch.export.save(program, source)
+        save_program(program, source)
         logging.getLogger("torch.export").setLevel(level)
         environment = {**os.environ, "TMPDIR": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work),
                        "TORCHINDUCTOR_COMPILE_THREADS": "1"}

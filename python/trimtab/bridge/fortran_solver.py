@@ -21,7 +21,7 @@ from trimtab.bridge.slot import explained, slot_function
 from trimtab.config import solver_namelists
 from trimtab.errors import ConfigError, InputError, SolverError, StepError
 from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
-from trimtab.state import Field, SolverSpec
+from trimtab.state import Field, SolverSpec, tensor_array
 from trimtab.window import Window
 
 # Called by Fortran once a step while this thread holds the interpreter: an interrupt ends a rollout within one step.
@@ -191,7 +191,7 @@ class FortranSolver:
 
     def _check_vector(self, vector: Any, name: str, coefficient: bool = False) -> np.ndarray:
         """As `SolverSpec.check_states`, but what is not finite passes: an adjoint may overflow where a state did not."""
-        array = vector.detach().cpu().numpy() if isinstance(vector, torch.Tensor) else np.asarray(vector)
+        array = tensor_array(vector, name) if isinstance(vector, torch.Tensor) else np.asarray(vector)
         size = self.spec.outputs if coefficient else self.spec.size
         if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != size or array.shape[0] == 0:
             raise InputError(f"{name} must be a (members, {size}) float64 array, not {array.shape} {array.dtype}.")

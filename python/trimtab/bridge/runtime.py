@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.errors import ConfigError
-from trimtab.parallel import launched
+from trimtab.launch import launched
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 _HEAP_BYTES = 2**30

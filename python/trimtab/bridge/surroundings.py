@@ -17,6 +17,8 @@ import f90nml
 
 from trimtab.errors import ConfigError
 
+SAID = 4000  # bytes at a log's end that are looked at
+
 
 class Surroundings:
     """A scratch folder of one instance of a code.
@@ -95,7 +97,11 @@ class Surroundings:
 
     def said(self, lines: int = 3) -> str:
         """The last lines of the log, as a sentence's end; "" when it is empty."""
-        text = self.log.read_text(errors="replace").strip().splitlines()[-lines:] if self.log.exists() else []
+        text: list[str] = []
+        if self.log.exists():
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - SAID))
+                text = file.read().decode(errors="replace").strip().splitlines()[-lines:]
         return f"; the code printed last: {' / '.join(line.strip() for line in text)}" if text else ""
 
     def close(self) -> None:

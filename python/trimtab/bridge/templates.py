@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from trimtab.errors import ConfigError
+from trimtab.files import replacing_in
 
 LEGACY = Path(__file__).parent / "legacy"
 
@@ -24,6 +25,7 @@ def lay_down(folder: str | Path, name: str, *, fixed: bool = False) -> list[Path
 
     Raises:
         ConfigError: a name that is none in Fortran, or a file that is already there.
+        OutputError: the disk is full, or the folder cannot be written to; then no file is laid down.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
         raise ConfigError(f"--name {name!r} must be small letters, digits and underscores, beginning with a letter: it becomes "
@@ -37,7 +39,8 @@ def lay_down(folder: str | Path, name: str, *, fixed: bool = False) -> list[Path
     if there:
         raise ConfigError(f"{folder} already holds {', '.join(there)}: give a folder of its own, such as "
                           f"{folder / 'trimtab'}, and name your sources from there in its Makefile (SOURCES = ../a.f90 ...).")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in written.items():
-        path.write_text(re.sub(r"NAME(?=[^A-Z]|$)", name, text).replace("ADAPTER", adapter), encoding="utf-8")
+    with replacing_in(folder) as partial:
+        for path, text in written.items():
+            filled = re.sub(r"NAME(?=[^A-Z]|$)", name, text).replace("ADAPTER", adapter)
+            (partial / path.name).write_text(filled, encoding="utf-8")
     return list(written)

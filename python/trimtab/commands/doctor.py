@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.commands`. Exit code 1 when something is broken."""
     from trimtab import doctor
-    from trimtab.parallel import launched
+    from trimtab.launch import launched
     from trimtab.terminal import print_pairs
 
     found = doctor.examine(options.folder)

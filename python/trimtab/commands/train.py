@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     world = get_world()
     experiment = load_experiment(options.experiment, options.set)
     check_scores(experiment)
-    runtime, placement = configure_runtime(), world.place(experiment.parallel.domain).placement()
+    world = world.place(experiment.parallel.domain, experiment.parallel.members)
+    runtime, placement = configure_runtime(), world.placement()
     if world.rank == 0:
         print(f"{experiment.name}: {placement}, {runtime}", flush=True)
     with Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch:
@@ -54,9 +55,11 @@ def run(options: argparse.Namespace) -> int:
             if result.exit_code:
                 watch.leave(result.status)
             else:
-                table = score_run(trainer.folder, progress=watch)
-                watch(0.0, "report: figures")
+                told = world.telling(watch)
+                table = score_run(trainer.folder, progress=told)
+                told(0.0, "report: figures")
                 report = write_report(trainer.folder)
+    world.doing = "the scores of rank 0"
     world.wait()  # asleep, while rank 0 scores
     if world.rank == 0 and result.exit_code:
         print(f"The training was {result.status} and saved; {hint(options)}", file=sys.stderr, flush=True)

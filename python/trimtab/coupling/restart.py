@@ -53,9 +53,9 @@ def _explain(bench: Bench, middle: np.ndarray, n: int, wrong: list[str]) -> Find
     return Finding("restart", "bad", f"restored after {n} steps, the next {n} differ, first in {wrong[0]} (of "
                                      f"{', '.join(wrong[:5])})"
                    + culprits,
-                   "describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic); "
-                   "where "
-                   "it cannot be reached, [solver] isolation = \"fork\" starts every rollout alike")
+                   "describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic; a "
+                   "local variable that is saved is declared in its module or a COMMON for that); where it cannot be reached, "
+                   "[solver] isolation = \"fork\" starts every rollout alike")
 
 
 def _after_restore(bench: Bench, state: np.ndarray) -> list[str]:

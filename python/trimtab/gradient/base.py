@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trimtab.cohort import Cohort
+from trimtab.errors import ConfigError
 from trimtab.gradient.coefficient import by_differences
 from trimtab.solver import Solver
 
@@ -91,6 +93,20 @@ class Gradient(ABC):
         Raises:
             ConfigError: what is missing, and which variant does without.
         """
+
+    def join(self, cohort: Cohort, blocks: Cohort | None = None) -> None:
+        """Share the members of an ensemble with other ranks, all of which make the same calls.
+
+        Args:
+            cohort: the ranks.
+            blocks: those that hold the other blocks of the state, of a solver that is MPI-parallel itself; else None.
+
+        Raises:
+            ConfigError: a variant without members.
+        """
+        if cohort.size > 1:
+            raise ConfigError(f"parallel.members = {cohort.size} shares the members of an ensemble, and the gradient "
+                              f"{self.name!r} has none: leave it out, or use \"ensemble\".")
 
     def held(self, tape: Tape, vector: Tensor) -> Tensor:
         """What the flow sees of a state, or of a derivative by one: what the solver's `project` keeps, else all of it.

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from trimtab.errors import ConfigError, InputError, SolverError
 from trimtab.gradient import GRADIENTS, Gradient, get_gradient
 from trimtab.gradient.rollout import rollout
-from trimtab.loss import alive, mean_square
+from trimtab.loss import alive, field_scale, mean_square
 from trimtab.solver import Solver
 
 LADDER = tuple(0.03 * 4.0**-i for i in range(9))  # steps over the norm of the parameters
@@ -163,6 +163,7 @@ def gradcheck(
     time_name: str = "",
     seed: int = 0,
     components: np.ndarray | None = None,
+    scale: Tensor | None = None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> CheckTable:
     """Check gradient variants on a solver, a correction and the mean square loss of some windows.
@@ -182,6 +183,9 @@ def gradcheck(
         time_name: what it is, as "Lyapunov times".
         seed: of the random directions.
         components: (M,) int64, those of the state that enter the loss, see `loss.mean_square`; None for all.
+        scale: (N,) float64 by which differences are divided, as in training (`online.loss_scale`), so that a field in large
+            numbers does not make up the whole loss; None for each field's standard deviation over the starts, where the fields
+            have several units, else for 1.
         progress: told the share done.
 
     Returns:
@@ -189,7 +193,7 @@ def gradcheck(
 
     Raises:
         ConfigError: no window, a window without target, no trainable parameter, or a variant that the solver cannot give.
-        InputError: targets of another shape.
+        InputError: targets or a scale of another shape.
         SolverError: every member blew up, or no finite difference could be taken.
     """
     windows = sorted(set(windows))
@@ -202,6 +206,9 @@ def gradcheck(
     if not windows or windows[0] < min(leads) or windows[-1] > max(leads):
         raise ConfigError(f"The windows {windows} must lie between the first and the last lead time of the targets, "
                           f"{min(leads)} and {max(leads)}.")
+    scale = field_scale(solver.spec, start.numpy()) if scale is None else scale
+    if scale is not None and not (scale.shape == start.shape[1:] and (scale > 0).all() and scale.isfinite().all()):
+        raise InputError(f"The scale must hold a positive number for each of the {start.shape[1]} numbers of a state.")
     if directions < 1 or not 0 < tolerance < 1:
         raise ConfigError(f"Give at least one direction and a tolerance between 0 and 1, not {directions} and {tolerance}.")
     if not any(one.requires_grad for one in correction.parameters()):
@@ -210,7 +217,7 @@ def gradcheck(
     derivatives = {}
     for number, steps in enumerate(windows):
         within = [lead for lead in leads if lead <= steps]
-        problem = _Problem(solver, correction, start, truth[: len(within)], within, steps, stride, components)
+        problem = _Problem(solver, correction, start, truth[: len(within)], within, steps, stride, components, scale)
         found = []
         for i, (name, variant) in enumerate(variants.items()):
             progress((number + 0.5 * i / len(variants)) / len(windows), f"gradcheck: {name}, n = {steps}")
@@ -240,9 +247,9 @@ class _Problem:
     """The loss of one window as a function of the parameters, its variants' gradients and its directional derivatives."""
 
     def __init__(self, solver: Solver, correction: nn.Module, start: Tensor, truth: Tensor, leads: list[int], steps: int,
-                 stride: int, components: np.ndarray | None):
+                 stride: int, components: np.ndarray | None, scale: Tensor | None):
         self.solver, self.correction, self.steps, self.stride, self.leads = solver, correction, steps, stride, leads
-        self.components = solver.spec.visible if components is None else components
+        self.components, self.scale = solver.spec.visible if components is None else components, scale
         window = solver.advance(start, steps, correction=correction, stride=stride, on_blow_up="mark")
         kept = torch.from_numpy(window.alive)
         if not kept.any():
@@ -264,7 +271,7 @@ class _Problem:
         began = time.perf_counter()
         try:
             states = rollout(counted, self.correction, self.start, self.steps, gradient=variant, stride=self.stride)
-            loss = mean_square(states, self.truth, self.leads, self.components)
+            loss = mean_square(states, self.truth, self.leads, self.components, self.scale)
             parts = torch.autograd.grad(loss, parameters, allow_unused=True)
         finally:
             hook.remove()
@@ -296,7 +303,9 @@ class _Problem:
         nn.utils.vector_to_parameters(parameters.to(self.centre), self.parameters)
         window = self.solver.advance(self.start, self.steps, correction=self.double, stride=self.stride, on_blow_up="mark")
         states = torch.from_numpy(window.states)
-        return float(mean_square(states, self.truth, self.leads, self.components)) if alive(states).all() else math.nan
+        if not alive(states).all():
+            return math.nan
+        return float(mean_square(states, self.truth, self.leads, self.components, self.scale))
 
 
 class _Counted:

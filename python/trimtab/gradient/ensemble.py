@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trimtab.cohort import Cohort
 from trimtab.errors import ConfigError, SolverError
+from trimtab.gradient.anomalies import Slices
 from trimtab.gradient.base import Tape
-from trimtab.gradient.perturbations import field_scales, perturbations, stencil_transpose
+from trimtab.gradient.perturbations import field_scales, perturbations, smooth_stretch, stencil_transpose
 from trimtab.gradient.quadrature import QuadratureEGA
+from trimtab.solver import Solver
+from trimtab.state import SolverSpec
 
 RUN_VALUES = 2**19  # numbers of the states advanced in one call; a network may hold hundreds of times as many
+CALL_VALUES = 2**12  # and so many that a call is worth its overhead
+GROUPS = 4          # in which the general members run by default, so that ranks have something to share
 SMALLEST = 1e-10    # of a direction's norm, below which it adds nothing to those there are
 
 
@@ -73,8 +79,19 @@ class EnsembleEGA(QuadratureEGA):
         rank: directions kept of the general ones (truncated singular value decomposition); None for all.
         localisation: radius in grid points; each point is regressed on its stencil by the general ones, which must be
             random. 0 for none.
+        group: general members advanced in one call. The bits depend on it, and not on who runs which group; 0 chooses, a
+            quarter of them unless states are small or large.
+        comm: mpi4py communicator of ranks that share the members of each window, all of which make the same calls; the trainer
+            hands its own over ([parallel] members). See below.
         seed: of random perturbations.
         quadrature: see `quadrature.py`.
+
+    **Over ranks.** Each runs some groups of the general members. None ever has all anomalies: of its own it has all components,
+    of the others' one stretch, in which it sums the inner products. A step and window exchanges the K numbers lambda Y, 8 K x K
+    products, and of length d_u what makes each aimed direction and lambda whole again; anomalies themselves only where a rank
+    cannot make its stretch itself (random, travelling ones, responses to be localised). The aimed ones come one after the other
+    and are run by every rank alike, like the rollout: sharing pays when there are few of them among many members. Any number of
+    ranks finds the same bits, on processors of one kind.
 
     Raises:
         ConfigError: values out of range, or that exclude each other.
@@ -88,11 +105,14 @@ class EnsembleEGA(QuadratureEGA):
 
     def __init__(self, members: int = 20, *, aim: int | None = None, base: str = "identity", perturbation: float = 1e-4,
                  spectrum: str | float = "smooth", climatology: Any = None, renew: str = "step", ridge: float = 0.0,
-                 rank: int | None = None, localisation: int = 0, seed: int = 0, quadrature: str = "left"):
+                 rank: int | None = None, localisation: int = 0, group: int = 0, comm: Any = None, seed: int = 0,
+                 quadrature: str = "left"):
         super().__init__(quadrature)
         self.members, self.aim = members, (2 * members) // 5 if aim is None else aim
         self.base, self.perturbation, self.spectrum, self.renew = base, perturbation, spectrum, renew
-        self.ridge, self.rank, self.localisation, self.seed = ridge, rank, localisation, seed
+        self.ridge, self.rank, self.localisation, self.group, self.seed = ridge, rank, localisation, group, seed
+        self._cohort = Cohort(comm)
+        self._blocks: Cohort | None = None
         self.climatology = None if climatology is None else np.asarray(climatology, dtype=np.float64)
         self._travelling: tuple[Tape, Tensor] | None = None
         self._refuse()
@@ -105,13 +125,23 @@ class EnsembleEGA(QuadratureEGA):
                               f"{self.base!r} and {self.renew!r}.")
         if not (isinstance(self.spectrum, int | float) or self.spectrum in ("smooth", "white")):
             raise ConfigError(f"spectrum = {self.spectrum!r}: give \"smooth\", \"white\" or a slope.")
-        if not (self.perturbation > 0 and self.ridge >= 0 and self.localisation >= 0 and (self.rank or 0) >= 0):
-            raise ConfigError("An ensemble's perturbation must be positive; ridge, rank and localisation at least 0.")
+        if not (self.perturbation > 0 and min(self.ridge, self.localisation, self.rank or 0, self.group) >= 0):
+            raise ConfigError("An ensemble's perturbation must be positive; ridge, rank, localisation and group at least 0.")
         if self.climatology is not None and (self.climatology.ndim != 2 or not np.isfinite(self.climatology).all()):
             raise ConfigError("The ensemble's climatology must be a (T, N) array of finite states.")
         if self.localisation and (self.renew == "window" or (self.spectrum == "smooth" and self.climatology is None)):
             raise ConfigError("A localised ensemble needs random perturbations at each step: give spectrum \"white\" or a "
                               "slope, and renew \"step\".")
+
+    def join(self, cohort: Cohort, blocks: Cohort | None = None) -> None:
+        """Share the members; see `Gradient.join`."""
+        self._cohort, self._blocks = cohort, blocks
+
+    def check(self, solver: Solver) -> None:
+        """No localisation across blocks; see `Gradient.check`."""
+        if self._blocks is not None and self.localisation:
+            raise ConfigError("A localised ensemble needs the whole state on each rank, and with parallel.domain above 1 a rank "
+                              "holds a block of it: leave out localisation.")
 
     def pullback(self, tape: Tape, k: int, lam: Tensor) -> Tensor:
         """By forward runs from u_k; see `Gradient.pullback`.
@@ -121,114 +151,216 @@ class EnsembleEGA(QuadratureEGA):
         """
         if self.members == 0:
             return lam if self.base == "identity" else torch.zeros_like(lam)
-        size = lam.shape[1]
-        step = _Step(self, tape, k, field_scales(tape.states[k], tape.solver.spec))
+        step = _Step(self, tape, k)
         seen = step.scale * lam  # from here on in units of each field's size
-        found = seen if self.base == "identity" else torch.zeros_like(seen)
-        general, aim = (self.members - self.aim, self.aim) if self.members < size else (size, 0)
-        basis = seen.new_empty(0, 1, size)
-        if general and self.renew == "window":
-            rows, grown = self._travelled(step, seen, general)
-            basis, found = self._mended(found, seen, rows, grown)
+        held = step.slices.cut(seen)
+        found = [one.clone() if self.base == "identity" else torch.zeros_like(one) for one in held]
+        general, aim = (self.members - self.aim, self.aim) if self.members < step.size else (step.size, 0)
+        basis = [one.new_empty(0, 1, one.shape[1]) for one in held]
+        if general and self.localisation:
+            found = self._localised(step, seen, found, general)
         elif general:
-            rows = perturbations(tape.solver.spec, general, self.spectrum, self.climatology, (self.seed, k))
-            if self.localisation:
-                responses = torch.cat(list(step.responses(rows[:, None])))
-                responses += rows[:, None] if self.base == "none" else 0.0
-                found = found + stencil_transpose(rows, responses, seen, tape.solver.spec, self.localisation, self.ridge)
-            else:
-                grown = torch.cat([(one * seen).sum(-1) for one in step.responses(rows[:, None])])
-                basis, found = self._mended(found, seen, rows[:, None], grown)
-        found = self._aimed(step, seen, found, basis, aim)
+            rows, grown = (self._travelled if self.renew == "window" else self._renewed)(step, seen, general)
+            basis = self._mended(step.slices, found, held, rows, grown)
+        self._aimed(step, seen, held, found, basis, aim)
         step.refuse_if_lost()
-        return lam + (found - seen) / step.scale if self.base == "identity" else found / step.scale
+        whole = step.slices.whole(found)
+        return lam + (whole - seen) / step.scale if self.base == "identity" else whole / step.scale
 
-    def _mended(self, found: Tensor, seen: Tensor, rows: Tensor, grown: Tensor) -> tuple[Tensor, Tensor]:
-        """An orthonormal basis of the span of `rows` (M, B or 1, N), and `found` made right there.
+    def _renewed(self, step: _Step, seen: Tensor, general: int) -> tuple[list[Tensor], Tensor]:
+        """What this rank holds of anomalies X (M, 1, N) about the control, and lambda times the responses Y - X, (M, B)."""
+        groups = step.groups(general)
+        rows = step.perturbations(general, groups.members)
+        grown = torch.empty(len(rows), len(seen), 2, dtype=torch.float64)
+        for part in groups.parts:
+            responses, lost = step.responses(rows[part][:, None])
+            grown[part] = torch.stack([(responses * seen).sum(-1), lost.double()], -1)
+        smooth = self.spectrum == "smooth" and self.climatology is None and general < step.size
+        if smooth and self._cohort.size > 1 and self._blocks is None:
+            stretch = step.slices.stretch
+            field = step.slices.cut(smooth_stretch(step.tape.solver.spec, general, stretch)[:, None], stretch.start)
+        else:
+            field = step.slices.turn(rows[:, None], groups.counts)
+        return field, step.together(grown, groups.counts)
+
+    def _localised(self, step: _Step, seen: Tensor, found: list[Tensor], general: int) -> list[Tensor]:
+        """`found`, and what the regression of each point on its stencil adds; every rank makes all perturbations for it."""
+        groups, slices = step.groups(general), step.slices
+        rows = step.perturbations(general, range(general))
+        responses = torch.empty(len(groups.members), *seen.shape, dtype=torch.float64)
+        lost = torch.empty(len(groups.members), len(seen), 2, dtype=torch.float64)
+        for part in groups.parts:
+            own = rows[groups.members.start : groups.members.stop][part][:, None]
+            responses[part], gone = step.responses(own)
+            responses[part] += own if self.base == "none" else 0.0
+            lost[part] = gone.double()[..., None]
+        step.together(lost, groups.counts)
+        firsts = slices.firsts
+        parts = [stencil_transpose(rows, one, first, seen, step.spec, self.localisation, self.ridge)
+                 for one, first in zip(slices.turn(responses, groups.counts), firsts, strict=True)]
+        added = slices.cut(slices.sum(parts))
+        return [one + other for one, other in zip(found, added, strict=True)]
+
+    def _mended(self, slices: Slices, found: list[Tensor], held: list[Tensor], rows: list[Tensor], grown: Tensor) -> list[Tensor]:
+        """An orthonormal basis of the span of `rows` (M, B or 1, N); `found` is made right there.
 
         `grown` (M, B) is lambda times the responses Y - X.
         """
-        wanted = (grown + (rows * (seen - found)).sum(-1)).T  # (B, M): lambda Y - found X
-        weights, vectors = torch.linalg.eigh(torch.einsum("mbn,lbn->bml", rows, rows))
-        kept = torch.arange(rows.shape[0] - 1, -1, -1)[: self.rank]
+        number, members = grown.shape
+        products = slices.sum([torch.cat([torch.einsum("mbn,lbn->bml", one, one).flatten(),
+                                          torch.einsum("mbn,bn->mb", one.expand(-1, members, -1), seen - there).flatten()])
+                               for one, seen, there in zip(rows, held, found, strict=True)])
+        wanted = (grown + products[-number * members :].reshape(number, members)).T  # (B, M): lambda Y - found X
+        weights, vectors = torch.linalg.eigh(products[: -number * members].reshape(-1, number, number))
+        kept = torch.arange(number - 1, -1, -1)[: self.rank]
         weights, vectors = weights[:, kept], vectors[:, :, kept]
         largest = weights[:, :1].clamp_min(torch.finfo(weights.dtype).tiny)
         inverse = torch.where(weights > SMALLEST * largest, weights.clamp_min(SMALLEST * largest).rsqrt(), 0.0)
-        basis = torch.einsum("bml,mbn->lbn", vectors * inverse[:, None, :], rows)
+        basis = [torch.einsum("bml,mbn->lbn", vectors * inverse[:, None, :], one) for one in rows]
         parts = (vectors.mT @ wanted[..., None])[..., 0] * inverse * weights / (weights + self.ridge * largest)
-        return basis, found + torch.einsum("bl,lbn->bn", parts, basis.expand(-1, len(seen), -1))
+        for there, one in zip(found, basis, strict=True):
+            there += torch.einsum("bl,lbn->bn", parts, one.expand(-1, members, -1))
+        return basis
 
-    def _aimed(self, step: _Step, seen: Tensor, found: Tensor, basis: Tensor, aim: int) -> Tensor:
-        """`found` made right in the Krylov space that grows from lambda, outside of `basis` (r, B or 1, N)."""
-        directions: list[Tensor] = []
-        ahead, total = seen, found
-        for _ in range(aim):
-            before = ahead.norm(dim=-1, keepdim=True)
-            for _ in range(2):  # the second time for what rounding left
-                for one in (*basis, *directions):
-                    ahead = ahead - (one * ahead).sum(-1, keepdim=True) * one
-            norm = ahead.norm(dim=-1, keepdim=True)
-            one = torch.where(norm > SMALLEST * before, ahead / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
-            (ahead,) = (each[0] for each in step.responses(one[None]))
-            total = total + ((ahead * seen).sum(-1) + (one * (seen - found)).sum(-1))[:, None] * one
-            directions.append(one)
-        return total
+    def _aimed(self, step: _Step, seen: Tensor, held: list[Tensor], found: list[Tensor], basis: list[Tensor], aim: int) -> None:
+        """`found` is made right in the Krylov space that grows from lambda, outside of `basis` (r, B or 1, N)."""
+        slices, members = step.slices, len(seen)
+        missing = [one - there for one, there in zip(held, found, strict=True)]
+        ahead = [one.clone() for one in held]
+        directions = [one.new_empty(aim, *one.shape) for one in held]
+        for number in range(aim):
+            spans = [(one.expand(-1, members, -1), other[:number]) for one, other in zip(basis, directions, strict=True)]
+            before = [one.square().sum(-1)[None] for one in ahead]
+            # The norm of what comes, with the first of two projections; the second is for what rounding left.
+            norms, *shares = slices.sum([torch.cat([one, *_shares(pair, there)])
+                                         for one, pair, there in zip(before, spans, ahead, strict=True)])
+            ahead = [_without(there, pair, shares) for there, pair in zip(ahead, spans, strict=True)]
+            shares = list(slices.sum([torch.cat(_shares(pair, there)) for pair, there in zip(spans, ahead, strict=True)]))
+            ahead = [_without(there, pair, shares) for there, pair in zip(ahead, spans, strict=True)]
+            norm = slices.sum([there.square().sum(-1) for there in ahead]).sqrt()
+            keep = (norm > SMALLEST * norms.sqrt())[:, None]
+            divisor = norm.clamp_min(torch.finfo(norm.dtype).tiny)[:, None]
+            one = [torch.where(keep, there / divisor, 0.0) for there in ahead]
+            (response,), lost = step.responses(slices.whole(one)[None])
+            step.lost += lost[0]
+            step.runs += 1
+            ahead = slices.cut(response)
+            share = slices.sum([(there * toward).sum(-1) + (direction * gone).sum(-1)
+                                for there, toward, direction, gone in zip(ahead, held, one, missing, strict=True)])
+            for there, direction, others in zip(found, one, directions, strict=True):
+                there += share[:, None] * direction
+                others[number] = direction
 
-    def _travelled(self, step: _Step, seen: Tensor, general: int) -> tuple[Tensor, Tensor]:
-        """Anomalies X (M, B, N) before the step of an ensemble that left u_0 with the window, and lambda (Y - X) (M, B)."""
-        if self._travelling is None or self._travelling[0] is not step.tape:
-            self._travelling = step.tape, self._launched(step.tape, general)
-        tape, trajectories = self._travelling
-        k, spread = step.k, self.perturbation * step.scale * math.sqrt(seen.shape[1])
+    def _travelled(self, step: _Step, seen: Tensor, general: int) -> tuple[list[Tensor], Tensor]:
+        """As `_renewed`, of an ensemble that left u_0 with the window; X is (M, B, N)."""
+        tape, k = step.tape, step.k
+        groups = step.groups(general, tape.states.shape[0])
+        if self._travelling is None or self._travelling[0] is not tape:
+            self._travelling = tape, self._launched(step, general, groups)
+        trajectories, spread = self._travelling[1], self.perturbation * step.scale * math.sqrt(step.size)
         rows, after = ((trajectories[:, i] - tape.states[i]) / spread for i in (k, k + 1))
         lost = ~after.isfinite().all(-1)
-        step.lost += lost.sum(0)
-        step.runs += len(rows)
         rows, after = (torch.where(lost[..., None], 0.0, one) for one in (rows, after))
         if k == 0:
             self._travelling = None
-        return rows, ((after - rows) * seen).sum(-1)
+        grown = torch.stack([((after - rows) * seen).sum(-1), lost.double()], -1)
+        return step.slices.turn(rows, groups.counts), step.together(grown, groups.counts)
 
-    def _launched(self, tape: Tape, general: int) -> Tensor:
-        """States (M, K+1, B, N) of the travelling ensemble."""
-        steps, members, size = tape.states.shape[0] - 1, *tape.states.shape[1:]
-        spec = tape.solver.spec
-        rows = perturbations(spec, general, self.spectrum, self.climatology, (self.seed, 0))
-        spread = self.perturbation * math.sqrt(size) * field_scales(tape.states[0], spec)
-        found = torch.empty(general, *tape.states.shape, dtype=torch.float64)
-        chunk = max(1, RUN_VALUES // (members * size * (steps + 1)))
-        for first in range(0, general, chunk):
-            starts = (tape.states[0] + spread * rows[first : first + chunk, None]).reshape(-1, size)
+    def _launched(self, step: _Step, general: int, groups: _Groups) -> Tensor:
+        """States (m, K+1, B, N) of the members of the travelling ensemble that are this rank's."""
+        tape, (members, length) = step.tape, step.scale.shape
+        steps = tape.states.shape[0] - 1
+        begin = _Step(self, tape, 0)
+        rows = begin.perturbations(general, groups.members)
+        spread = self.perturbation * math.sqrt(step.size) * begin.scale
+        found = torch.empty(len(rows), *tape.states.shape, dtype=torch.float64)
+        for part in groups.parts:
+            starts = (tape.states[0] + spread * rows[part][:, None]).reshape(-1, length)
             window = tape.solver.advance(starts, steps, correction=tape.correction, stride=tape.stride, on_blow_up="mark")
-            states = torch.from_numpy(window.states).reshape(steps + 1, -1, members, size)
-            found[first : first + chunk] = states.transpose(0, 1)
+            states = torch.from_numpy(window.states).reshape(steps + 1, -1, members, length)
+            found[part] = states.transpose(0, 1)
         return found
 
 
+class _Groups:
+    """The general members in groups, each advanced in one call by one rank.
+
+    Attributes:
+        members: those that are this rank's.
+        parts: its groups, as slices of these.
+        counts: members of every rank.
+    """
+
+    def __init__(self, general: int, size: int, cohort: Cohort):
+        number = -(-general // size)
+        bounds = [min(general, size * first) for first in cohort.bounds(number)]
+        self.counts = [stop - first for first, stop in pairwise(bounds)]
+        first, stop = bounds[cohort.rank], bounds[cohort.rank + 1]
+        self.members = range(first, stop)
+        self.parts = [slice(one, min(one + size, stop - first)) for one in range(0, stop - first, size)]
+
+
 class _Step:
-    """One outer step as a black box: from perturbations, a chunk of bounded memory at a time, to what it adds to them."""
+    """One outer step as a black box: from perturbations to what it adds to them."""
 
-    def __init__(self, gradient: EnsembleEGA, tape: Tape, k: int, scale: Tensor):
-        self.gradient, self.tape, self.k, self.scale = gradient, tape, k, scale
-        self.lost, self.runs = torch.zeros(len(scale), dtype=torch.long), 0
+    def __init__(self, gradient: EnsembleEGA, tape: Tape, k: int):
+        self.gradient, self.tape, self.k = gradient, tape, k
+        blocks, solver = gradient._blocks, tape.solver
+        self.spec: SolverSpec = solver.spec if blocks is None else getattr(solver, "whole", solver.spec)
+        self.size = self.spec.size
+        self.block = None if blocks is None else getattr(solver, "block", None)
+        self.scale = field_scales(tape.states[k], solver.spec, blocks)
+        self.slices = Slices(self.scale.shape[1], gradient._cohort, blocks)
+        self.lost, self.runs = torch.zeros(len(self.scale), dtype=torch.long), 0
 
-    def responses(self, rows: Tensor) -> Iterator[Tensor]:
-        """Y - X (m, B, N) for X of `rows` (M, B or 1, N); 0 where a run blew up, as if the step did nothing."""
-        tape, (members, size) = self.tape, self.scale.shape
-        spread = self.gradient.perturbation * math.sqrt(size) * self.scale
-        chunk = max(1, RUN_VALUES // (members * size))
-        self.runs += len(rows)
-        for first in range(0, len(rows), chunk):
-            some = rows[first : first + chunk]
-            starts = (tape.states[self.k] + spread * some).reshape(-1, size)
-            window = tape.solver.advance(starts, 1, correction=tape.correction, stride=tape.stride, on_blow_up="mark")
-            after = torch.from_numpy(window.states[1]).reshape(-1, members, size)
-            lost = ~after.isfinite().all(-1)
-            self.lost += lost.sum(0)
-            yield torch.where(lost[..., None], 0.0, (after - tape.states[self.k + 1]) / spread - some)
+    def groups(self, general: int, states: int = 1) -> _Groups:
+        """How the general members run, when each makes so many states a window."""
+        values = self.scale.shape[0] * self.size * states
+        least = max(-(-CALL_VALUES // values), -(-general // GROUPS))
+        size = self.gradient.group or max(1, min(RUN_VALUES // values, least))
+        return _Groups(general, size, self.gradient._cohort)
+
+    def perturbations(self, general: int, which: range) -> Tensor:
+        """Some of the general directions, (m, N) float64."""
+        gradient = self.gradient
+        rows = perturbations(self.spec, general, gradient.spectrum, gradient.climatology, (gradient.seed, self.k), which)
+        return rows if self.block is None else rows[:, self.block]
+
+    def responses(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Y - X (m, B, N) for X of `rows` (m, B or 1, N); 0 where a run blew up, as if the step did nothing, and (m, B) where."""
+        tape, (members, length) = self.tape, self.scale.shape
+        spread = self.gradient.perturbation * math.sqrt(self.size) * self.scale
+        starts = (tape.states[self.k] + spread * rows).reshape(-1, length)
+        window = tape.solver.advance(starts, 1, correction=tape.correction, stride=tape.stride, on_blow_up="mark")
+        after = torch.from_numpy(window.states[1]).reshape(-1, members, length)
+        lost = ~after.isfinite().all(-1)
+        return torch.where(lost[..., None], 0.0, (after - tape.states[self.k + 1]) / spread - rows), lost
+
+    def together(self, grown: Tensor, counts: list[int]) -> Tensor:
+        """Lambda times the responses of all members, (M, B), of (m, B, 2) with those that were lost."""
+        cohort = self.gradient._cohort
+        found = torch.from_numpy(cohort.gather(grown.numpy(), counts)).clone()
+        self.lost += found[..., 1].sum(0).long()
+        self.runs += len(found)
+        if self.gradient._blocks is None:
+            return found[..., 0]
+        return self.slices.over_blocks(found[..., 0].contiguous())
 
     def refuse_if_lost(self) -> None:
         """An error when nothing was learnt of a member."""
         if self.runs and bool((self.lost == self.runs).any()):
             raise SolverError(f"Every perturbed run of member {int((self.lost == self.runs).int().argmax())} at step {self.k} "
                               "blew up, though the rollout did not: lower the ensemble's perturbation, or shorten dt.")
+
+
+def _shares(spans: tuple[Tensor, Tensor], vectors: Tensor) -> list[Tensor]:
+    """Inner products of orthonormal directions (r, B, n), in two parts, with vectors (B, n): (r, B) each."""
+    return [torch.einsum("lbn,bn->lb", one, vectors) for one in spans]
+
+
+def _without(vectors: Tensor, spans: tuple[Tensor, Tensor], shares: list[Tensor]) -> Tensor:
+    """Vectors (B, n) without their shares of the directions."""
+    for one, part in zip(spans, (shares[: len(spans[0])], shares[len(spans[0]) :]), strict=True):
+        if part:
+            vectors = vectors - torch.einsum("lb,lbn->bn", torch.stack(part), one)
+    return vectors

@@ -12,31 +12,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trimtab.cohort import Cohort
 from trimtab.errors import ConfigError
+from trimtab.gradient.anomalies import total_over
 from trimtab.state import SolverSpec
 
 STENCIL_VALUES = 2**21  # numbers of the normal equations held at once
 
 
-def field_scales(states: Tensor, spec: SolverSpec) -> Tensor:
+def field_scales(states: Tensor, spec: SolverSpec, blocks: Cohort | None = None) -> Tensor:
     """Root mean square of each field of each state, at every place of the state.
 
     Args:
         states: (B, N).
         spec: the solver's.
+        blocks: ranks that hold the other blocks of the state; None where it is whole.
 
     Returns:
         (B, N), in the state's unit; 1 for a field that is zero.
     """
     sizes = [math.prod(field.shape) for field in spec.fields]
-    parts = [part.square().mean(-1, keepdim=True).sqrt() for part in states.split(sizes, -1)]
+    if blocks is None:
+        parts = [part.square().mean(-1, keepdim=True).sqrt() for part in states.split(sizes, -1)]
+    else:
+        sums = total_over(torch.stack([part.square().sum(-1) for part in states.split(sizes, -1)]), blocks)
+        points = total_over(torch.tensor(sizes, dtype=torch.float64), blocks)
+        parts = [(one / number).sqrt()[:, None] for one, number in zip(sums, points, strict=True)]
     return torch.cat([torch.where(part > 0, part, 1.0).expand(-1, size)
                       for part, size in zip(parts, sizes, strict=True)], -1)
 
 
 def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatology: np.ndarray | None,
-                  key: tuple[int, int]) -> Tensor:
+                  key: tuple[int, int], which: range | None = None) -> Tensor:
     """Directions in state space, each of norm 1; as many as the state has numbers are its axes.
+
+    Each follows from its own number, so that ranks may make some of them each.
 
     Args:
         spec: the solver's.
@@ -44,54 +54,66 @@ def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatol
         spectrum: "smooth" for the waves of lowest wavenumber, field by field in turn; "white"; or the slope s of random
             fields of amplitude (1 + k)^-s.
         climatology: (T, N) states to mix instead, or None.
-        key: what random ones follow from, (seed, step).
+        key: what random ones follow from, (seed, step), with their number.
+        which: the wanted ones of the M; None for all.
 
     Returns:
-        (M, N) float64.
+        (M or fewer, N) float64.
 
     Raises:
         ConfigError: a climatology of another size, or that does not vary.
     """
+    which = range(number) if which is None else which
     if number >= spec.size:
-        return torch.eye(spec.size, dtype=torch.float64)
+        return torch.eye(spec.size, dtype=torch.float64)[which.start : which.stop]
     shapes = tuple(field.shape for field in spec.fields)
     if spectrum == "smooth" and climatology is None:
-        return _smooth(shapes, number)
-    generator = np.random.default_rng(np.random.SeedSequence(list(key)))
+        return _smooth(shapes, number, which, range(spec.size))
+    generators = [np.random.default_rng(np.random.SeedSequence([*key, row])) for row in which]
     if climatology is not None:
         if climatology.shape[1] != spec.size:
             raise ConfigError(f"The ensemble's climatology has states of {climatology.shape[1]} numbers; the solver "
                               f"{spec.solver} has {spec.size}.")
         anomalies = climatology - climatology.mean(0)
-        rows = generator.standard_normal((number, len(anomalies))) @ (anomalies / climate_scales(anomalies, shapes))
+        anomalies /= climate_scales(anomalies, shapes)
+        found = [one.standard_normal(len(anomalies)) @ anomalies for one in generators]
     else:
-        rows = generator.standard_normal((number, spec.size))
+        found = [one.standard_normal(spec.size) for one in generators]
         if not isinstance(spectrum, str):
-            rows = np.concatenate([coloured(rows[:, part], shape, float(spectrum)) for part, shape in field_parts(shapes)], 1)
+            found = [np.concatenate([coloured(row[None, part], shape, float(spectrum))[0] for part, shape in field_parts(shapes)])
+                     for row in found]
+    rows = np.stack(found) if found else np.empty((0, spec.size))
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (norms > 0).all():
         raise ConfigError("The ensemble's climatology does not vary: give states of different times.")
     return torch.from_numpy(rows / norms)
 
 
-def stencil_transpose(rows: Tensor, responses: Tensor, lam: Tensor, spec: SolverSpec, radius: int, ridge: float) -> Tensor:
-    """Regress each point's response on the perturbations of its stencil, and apply the transpose.
+def smooth_stretch(spec: SolverSpec, number: int, columns: slice) -> Tensor:
+    """Some components of all smooth directions, (M, n) float64; see `perturbations`."""
+    return _smooth(tuple(field.shape for field in spec.fields), number, range(number), range(columns.start, columns.stop))
+
+
+def stencil_transpose(rows: Tensor, responses: Tensor, first: int, lam: Tensor, spec: SolverSpec, radius: int,
+                      ridge: float) -> Tensor:
+    """Regress the responses of some points on the perturbations of their stencils, and apply the transpose.
 
     Stencils are squares of 2 radius + 1 points that close around the edges of a field; on a grid that has walls the
     points beyond them are regressed on, too, and get about nothing.
 
     Args:
         rows: (M, N) perturbations.
-        responses: (M, B, N).
+        responses: (M, B, n) at n points.
+        first: the first of these points.
         lam: (B, N).
         spec: the solver's.
         radius: in grid points.
         ridge: added to the covariance, over its mean diagonal.
 
     Returns:
-        (B, N).
+        (B, N), what these points contribute.
     """
-    result = torch.zeros_like(lam)
+    result, last = torch.zeros_like(lam), first + responses.shape[2]
     for part, shape in field_parts(tuple(field.shape for field in spec.fields)):
         places = torch.arange(part.start, part.stop).reshape(shape)
         dims = tuple(range(len(shape)))
@@ -99,14 +121,17 @@ def stencil_transpose(rows: Tensor, responses: Tensor, lam: Tensor, spec: Solver
         stencil = torch.stack([torch.roll(places, offset, dims).flatten() for offset in offsets])  # (S, n)
         width = len(stencil)
         chunk = max(1, STENCIL_VALUES // (width * (width + len(rows))))
-        for first in range(0, stencil.shape[1], chunk):
-            here = stencil[:, first : first + chunk]
-            own = slice(part.start + first, part.start + first + here.shape[1])
+        begin, stop = max(first, part.start) - part.start, min(last, part.stop) - part.start
+        for point in range(begin, stop, chunk):
+            here = stencil[:, point : min(point + chunk, stop)]
+            place = part.start + point
+            own = slice(place, place + here.shape[1])
             local = rows[:, here].permute(2, 1, 0)  # (n, S, M)
             matrix = local @ local.mT
             size = matrix.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
             matrix = matrix + max(ridge, 1e-12) * size * torch.eye(width, dtype=matrix.dtype)
-            weights = torch.linalg.solve(matrix, local @ responses[:, :, own].permute(2, 0, 1))  # (n, S, B)
+            there = responses[:, :, own.start - first : own.stop - first]
+            weights = torch.linalg.solve(matrix, local @ there.permute(2, 0, 1))  # (n, S, B)
             result.index_add_(1, here.T.flatten(), (weights * lam[:, own].T[:, None]).flatten(0, 1).T)
     return result
 
@@ -155,20 +180,22 @@ def _amplitudes(shape: tuple[int, ...], slope: float) -> np.ndarray:
     return (1 + np.sqrt(squares)) ** -slope
 
 
-@functools.lru_cache(maxsize=2)
-def _smooth(shapes: tuple[tuple[int, ...], ...], number: int) -> Tensor:
+@functools.lru_cache(maxsize=4)
+def _smooth(shapes: tuple[tuple[int, ...], ...], number: int, which: range, columns: range) -> Tensor:
     """Products of cos + sin along each axis: an orthonormal basis of real periodic fields, without special cases."""
     reach = number if max(map(len, shapes)) == 1 else math.isqrt(number) + 1  # no wave beyond can be among the first
     waves = sorted((sum(k**2 for k in wave), tuple(-k for k in wave), field)
                    for field, shape in enumerate(shapes)
                    for wave in itertools.product(*(range(-min(n // 2, reach), min((n + 1) // 2, reach + 1)) for n in shape)))
-    rows = torch.zeros(number, sum(map(math.prod, shapes)), dtype=torch.float64)
-    parts = list(field_parts(shapes))
-    for row, (_, wave, field) in zip(rows, waves, strict=False):
+    rows = torch.zeros(len(which), len(columns), dtype=torch.float64)
+    parts, whole = list(field_parts(shapes)), torch.zeros(sum(map(math.prod, shapes)), dtype=torch.float64)
+    for row, (_, wave, field) in zip(rows, waves[which.start : which.stop], strict=True):
         part, shape = parts[field]
         product = torch.ones(())
         for k, n in zip(wave, shape, strict=True):
             angle = 2 * math.pi * k / n * torch.arange(n, dtype=torch.float64)
             product = product[..., None] * (angle.cos() + angle.sin()) / math.sqrt(n)
-        row[part] = product.flatten()
+        whole.zero_()
+        whole[part] = product.flatten()
+        row[:] = whole[columns.start : columns.stop]
     return rows

@@ -23,7 +23,7 @@ from trimtab.isolation.memory import WindowMemory, anonymous_file, mapped, pack,
 from trimtab.isolation.mirror import Mirror, torch_settings
 from trimtab.isolation.worker import open_inner
 from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
-from trimtab.state import SolverSpec
+from trimtab.state import SolverSpec, tensor_array
 from trimtab.window import Window
 
 log = logging.getLogger("trimtab")
@@ -310,7 +310,7 @@ def _value(outcome: Outcome | None) -> Any:
 
 
 def _array(value: Any) -> Any:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    return tensor_array(value, "A state") if hasattr(value, "detach") else value
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ RESULTS: tuple[str, ...] = (
     "rollout-cost",
     "qg",
     "map",
+    "corner",
     "lorenz96",
     "burgers",
     "stepping",

@@ -2,7 +2,7 @@
 """Two-scale Lorenz 96: a closure of the slow ring learned offline, and online with static and tangent over several windows.
 
 The second system of Frezat et al., arXiv 2310.19385 (online learning with approximate gradients): K = 8, J = 20, b = c = 10,
-coupling 1, F = 18; truth RK4 with 1e-3, coarse step 0.02. Experiment `lorenz96`: a RingCNN of 385 parameters, float64, offline,
+coupling 1, F = 18; truth RK4 with 1e-3, coarse step 0.02. Experiment `lorenz96`: a CNN of 385 parameters, float64, offline,
 then fine-tuned for 200 steps from the offline network, or trained from scratch for 1,000. Similarity is 1 - RMSE / RMSE of no
 closure. The memory of the fast ring makes a deterministic closure of the present state imperfect: its error is what limits all.
 

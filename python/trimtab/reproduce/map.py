@@ -10,9 +10,10 @@ the network after a short offline fit: the cosine of each gradient to the true o
 that is at least 0.95, which is cautious: an optimiser can live with less.
 
 - Lorenz 63: MLP 3-32-32-3, h = 0.01, one Lyapunov time is 110 steps. Three components: `ensemble` equals `tangent`.
-- Lorenz 96, two scales, K = 36, J = 10, F = 10: RingCNN, h = 0.02, one Lyapunov time of the slow ring alone is 22 steps.
+- Lorenz 96, two scales, K = 36, J = 10, F = 10: a CNN on the ring, h = 0.02, a Lyapunov time of the slow ring alone is 22 steps.
   `ensemble` is localised on a stencil, 12 forward runs for 36 components: the black-box corner.
-- QG: DNS 64² to 16², h = 0.02, CNN of 16 channels, eddy time some 10 steps. `ensemble` with its default of 20 runs for 256.
+- QG: DNS 64² to 16², h = 0.02, CNN of 16 channels, eddy time some 10 steps. `ensemble` with 12 runs for 256 components. So
+  small, because the longest window costs the ensemble 480 steps of the hybrid a window and optimiser step.
 
 Expected from the prototype (arXiv 2311.10665's Lorenz 63 with this network): at n = 10 static equals exact, at n = 80 it fails
 (validation mean square 12 to 21 against 2e-3).
@@ -42,7 +43,7 @@ from trimtab.trainer import Result, Trainer
 TEXT = "where a better gradient buys a better closure: systems x windows x gradients x sparsity, and what gradcheck predicts"
 MINUTES = 25.0
 STOP, GOOD, LEARNT = 1.25, 0.95, 0.5
-VARIANTS = ("static", "ensemble", "tangent", "exact")
+VARIANTS = ("static", "ensemble", "exact")  # tangent, which is exact but for its quadrature, learns what exact learns
 TARGETS = ("every step", "end only")
 
 
@@ -78,18 +79,18 @@ SYSTEMS = {
     "Lorenz 96, two scales": System("lorenz96", (
         "solver.n=36", "solver.forcing=10.0", "reference.snapshots=500", "training.batch=16",
         "reference.solver={name = \"lorenz96_two_scale\", n = 36, fast = 10, forcing = 10.0, coupling = 1.0, b = 10.0, c = 10.0, "
-        "dt = 0.001}"), (5, 20, 50), 150, 25, 22.0, "{members = 12, aim = 0, spectrum = \"white\", localisation = 2}"),
+        "dt = 0.001}"), (5, 20, 40), 100, 25, 22.0, "{members = 12, aim = 0, spectrum = \"white\", localisation = 2}"),
     "QG 16²": System("qg-scaled", (
         "solver.n=16", "solver.dt=0.02", "solver.viscosity=1e-3", "network.channels=[2, 16, 1]", "reference.coarse={}",
         "reference.solver={n = 64, dt = 0.005, correction_at = \"stage\"}", "reference.spin_up=20.0", "training.batch=8",
-        "score.max_wavenumber=5"), (5, 20, 50), 100, 20, 0.0),
+        "score.max_wavenumber=5"), (5, 20, 40), 60, 20, 0.0, "{members = 12}"),
 }
 
 
 def run(out: Path, quick: bool, progress: Progress) -> Table:
     """See `trimtab.reproduce`."""
     systems = {"Lorenz 63": SYSTEMS["Lorenz 63"]} if quick else SYSTEMS
-    variants = VARIANTS[::2] if quick else VARIANTS
+    variants = VARIANTS[:2] if quick else VARIANTS
     windows = {name: (4,) if quick else one.windows for name, one in systems.items()}
     cells = 2 * sum(map(len, windows.values()))
     pieces = Pieces(out, progress, len(systems) + cells * (1 + len(variants)), "map")
@@ -120,7 +121,7 @@ def _cell(pieces: Pieces, name: str, system: System, n: int, targets: str, varia
     checked = pieces.get(f"{label}-gradcheck", {"experiment": described(plain), "ensemble": system.ensemble},
                          partial(_gradcheck, plain, system, n, quick))
     found = {one: pieces.train(f"{label}-{one}", _experiment(system, n, one, targets, quick), _judge)["rmse"] for one in variants}
-    yardstick = found.get("exact", found["tangent"])
+    yardstick = found.get("exact", found["ensemble"])
     penalty = found["static"] / yardstick
     learnt = yardstick <= LEARNT * alone  # else no gradient taught anything in so many steps, and none is better
     return {**found, "penalty": penalty, "found": penalty <= STOP if learnt else None, **checked,
@@ -208,7 +209,7 @@ def _checks(rows: list[dict[str, Any]]) -> tuple[Check, ...]:
         if row["n"] == lorenz[-1]["n"] and row["targets"] == TARGETS[0]:
             checks.append(Check(where, row["penalty"], 3.0, "at least", 0.0, "prototype: static fails at n = 80"))
     for row in rows:
-        if row["targets"] == TARGETS[1] and "ensemble" in row and not row["found"]:
+        if row["targets"] == TARGETS[1] and row["found"] is False:
             checks.append(Check(f"{row['system']}, n = {row['n']}, end only: RMSE of ensemble over no closure",
                                 row["ensemble"] / row["alone"], 0.2, "at most", 0.0,
                                 "black box, sparse targets, long window: the ensemble's corner"))
