@@ -112,23 +112,19 @@ def test_another_stride_is_refused_before_anything_is_computed(lake, run):
     assert sorted((lake / ".trimtab-cache").iterdir()) == before
 
 
-def test_production_as_it_stands_there(lake, run):
+def test_production_as_it_stands_there(lake, run, monkeypatch):
     """The lines for `PROGRAM`, compiled, linked and started: the Python-driven run's level, to its last printed digit."""
     change, build = re.findall(r"```sh\n(.*?)```", PRODUCTION, re.DOTALL)
     shell(change, lake)
     said = shell(build, lake)
-    environment = os.getcwd()
-    os.chdir(lake)
-    try:
-        experiment = load_experiment("run/experiment.toml")
-        with trimtab.open_solver(experiment.solver.name, **experiment.solver.options) as solver:
-            hybrid, alone = (solver.advance(solver.initial_state(), 100, correction=one)
-                             for one in (load_correction("run/best.pt", solver.spec), None))
-            levels = [np.float32(solver.spec.split(one.states[-1])["h"][0, 0]) for one in (hybrid, alone)]
-    finally:
-        os.chdir(environment)
-    printed = np.float32(re.search(r"STEP\s+100\s+LEVEL\s+(\S+)", said)[1])
-    assert printed == levels[0] != levels[1]
+    monkeypatch.chdir(lake)
+    monkeypatch.syspath_prepend(str(lake))
+    experiment = load_experiment("run/experiment.toml")
+    with trimtab.open_solver(experiment.solver.name, **experiment.solver.options) as solver:
+        corrections = (load_correction("run/best.pt", solver.spec), None)
+        states = [solver.advance(solver.initial_state(), 100, correction=one).states[-1] for one in corrections]
+        hybrid, alone = (np.float32(solver.spec.split(one)["h"][0, 0]) for one in states)
+    assert np.float32(re.search(r"STEP\s+100\s+LEVEL\s+(\S+)", said)[1]) == hybrid != alone
 
 
 def test_a_module_gets_a_main_of_its_own(tmp_path):
