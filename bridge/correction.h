@@ -22,6 +22,8 @@ int32_t trimtab_open_correction(const char *kind, const char *path, const char *
                                 void **context, int64_t *bytes, char *message, int64_t length);
 /* Opens a correction and fills a named slot of a coupled code with it ("" for its only one): needs trimtab_slot.c in the program. */
 int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int64_t length);
+/* Whether a slot failed since it was filled, with the sentence and the correction's own reason; 0 when none did. */
+int32_t trimtab_check_slots(char *message, int64_t length);
 /* Why the last call of an open correction failed; "" when none did. */
 void trimtab_correction_message(void *context, char *message, int64_t length);
 /* Closes one; its function must not be called again. */
@@ -31,6 +33,9 @@ void trimtab_close_correction(void *context);
 
 /* Opens a folder that `trimtab export` wrote. */
 int32_t trimtab_load_compiled(const char *folder, void **function, void **context, int64_t *bytes, char *message, int64_t length);
+
+/* What its manifest says of the slot: "slot NAME;input NUMBERS NAME;output NUMBERS NAME;", "" when it says nothing. */
+void trimtab_exported_layout(const char *folder, char *text, int64_t room);
 
 /* ---- compiled.c: the library itself */
 

@@ -12,6 +12,7 @@
 #include <fenv.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "correction.h"
@@ -24,6 +25,7 @@ typedef struct {
     void *context;
     const char *(*explain)(void *);   /* of a compiled correction; null for one that Python runs */
     PyObject *keeper;                 /* what keeps the two alive */
+    char *layout;                     /* see trimtab_exported_layout */
     char message[SENTENCE];
 } embedded_t;
 
@@ -115,17 +117,19 @@ static const char *explain_embedded(void *context)
     return self->explain ? self->explain(self->context) : self->message;
 }
 
-/* trimtab.embedded.open_correction(path, slot, description) -> (function, context, bytes, explain, keeper). */
+/* trimtab.embedded.open_correction(path, slot, description) -> (function, context, bytes, explain, layout, keeper). */
 static int32_t ask(embedded_t *self, const char *path, const char *slot, const char *description, int64_t *bytes, char *message,
                    int64_t length)
 {
     PyObject *module = PyImport_ImportModule("trimtab.embedded"), *answer = NULL;
     unsigned long long function = 0, context = 0, explain = 0;
     long long kind = 0;
+    const char *layout = "";
     if (module)
         answer = PyObject_CallMethod(module, "open_correction", "sss", path, slot, description);
-    if (answer && PyArg_ParseTuple(answer, "KKLKO", &function, &context, &kind, &explain, &self->keeper)) {
+    if (answer && PyArg_ParseTuple(answer, "KKLKsO", &function, &context, &kind, &explain, &layout, &self->keeper)) {
         Py_INCREF(self->keeper);
+        self->layout = strdup(layout);
         self->function = (trimtab_slot_function)(uintptr_t)function;
         self->context = (void *)(uintptr_t)context;
         self->explain = (const char *(*)(void *))(uintptr_t)explain;
@@ -170,6 +174,13 @@ int32_t trimtab_embed_open(const char *path, const char *slot, const char *descr
     return 0;
 }
 
+/* The slot it was trained for, with its inputs and outputs; see trimtab_exported_layout. */
+const char *trimtab_embed_layout(void *context)
+{
+    embedded_t *self = context;
+    return self->layout ? self->layout : "";
+}
+
 /* Lets go of one; Python stays. */
 void trimtab_embed_close(void *context)
 {
@@ -177,5 +188,6 @@ void trimtab_embed_close(void *context)
     PyGILState_STATE lock = PyGILState_Ensure();
     Py_XDECREF(self->keeper);
     PyGILState_Release(lock);
+    free(self->layout);
     free(self);
 }

@@ -71,6 +71,15 @@ static bool string_of(const char *json, const char *key, char *text, size_t room
     return length < room;
 }
 
+void trimtab_exported_layout(const char *folder, char *text, int64_t room)
+{
+    int64_t size = 0;
+    char *json = read_file(folder, "manifest.json", &size);
+    if (!json || !string_of(json, "ports", text, (size_t)room))
+        text[0] = 0;
+    free(json);
+}
+
 /* Whether this processor has the vectors that the library was compiled for; on others than x86 the loader has to tell. */
 static bool processor_fits(const char *capability)
 {

@@ -17,6 +17,7 @@
 
 /* trimtab_slot.c, where a coupled code has it. */
 extern int64_t trimtab_slot_fill(const char *name, trimtab_slot_function function, void *context, int64_t bytes) __attribute__((weak));
+extern int64_t trimtab_slot_declare(const char *name, const char *layout) __attribute__((weak));
 extern int64_t trimtab_slot_status(char *text, int64_t length) __attribute__((weak));
 extern int64_t trimtab_slot_description(char *text, int64_t length) __attribute__((weak));
 extern void trimtab_slot_when_ready(const char *name, void (*ready)(const char *name)) __attribute__((weak));
@@ -26,14 +27,18 @@ extern void trimtab_slot_refuse(const char *sentence) __attribute__((weak));
 /* What embed.c offers. */
 typedef int32_t (*embed_open_t)(const char *, const char *, const char *, void **, void **, int64_t *, const char *(**)(void *), char *, int64_t);
 typedef void (*embed_close_t)(void *);
+typedef const char *(*embed_layout_t)(void *);
 
-/* An open correction: who explains and who closes it. */
+#define LAYOUT 16384
+
+/* An open correction: who explains and who closes it; the slot it was trained for, with its inputs and outputs, "" where nobody says. */
 typedef struct opened {
     void *context;
     const char *(*explain)(void *);
     void (*close)(void *);
+    char slot[128], layout[LAYOUT];
     struct opened *next;
-    char *slot, *path; /* of a named slot */
+    char *path; /* of a named slot */
 } opened_t;
 
 static opened_t *all = NULL;
@@ -89,11 +94,20 @@ static void *load_embed(char *message, int64_t length)
     return library;
 }
 
-static int32_t remember(void *context, const char *(*explain)(void *), void (*close)(void *))
+/* layout: "slot NAME;" and what trimtab_slot_declare takes. */
+static int32_t remember(void *context, const char *(*explain)(void *), void (*close)(void *), const char *layout)
 {
-    opened_t *one = malloc(sizeof *one);
+    opened_t *one = calloc(1, sizeof *one);
+    const char *end = strncmp(layout, "slot ", 5) ? NULL : strchr(layout, ';');
     if (one) {
-        *one = (opened_t){context, explain, close, all, NULL, NULL};
+        one->context = context;
+        one->explain = explain;
+        one->close = close;
+        if (end) {
+            snprintf(one->slot, sizeof one->slot, "%.*s", (int)(end - layout) - 5, layout + 5);
+            snprintf(one->layout, sizeof one->layout, "%s", end + 1);
+        }
+        one->next = all;
         all = one;
     }
     return one == NULL;
@@ -102,10 +116,11 @@ static int32_t remember(void *context, const char *(*explain)(void *), void (*cl
 int32_t trimtab_open_correction(const char *kind, const char *path, const char *slot, const char *description, void **function,
                                 void **context, int64_t *bytes, char *message, int64_t length)
 {
-    char folder[4096];
+    char folder[4096], layout[LAYOUT] = "";
     const char *(*explain)(void *) = trimtab_compiled_message;
     embed_open_t embed_open = NULL;
     embed_close_t embed_close = trimtab_close_compiled;
+    embed_layout_t embed_layout = NULL;
     void *embed;
     int32_t failed;
 
@@ -124,18 +139,22 @@ int32_t trimtab_open_correction(const char *kind, const char *path, const char *
         kind = exists(path, "manifest.json") ? "library" : "checkpoint";
     if (!strcmp(kind, "library")) {
         failed = trimtab_load_compiled(path, function, context, bytes, message, length);
+        trimtab_exported_layout(path, layout, sizeof layout);
     } else if (!strcmp(kind, "checkpoint")) {
         if (!(embed = load_embed(message, length)))
             return 1;
         *(void **)&embed_open = dlsym(embed, "trimtab_embed_open");
         *(void **)&embed_close = dlsym(embed, "trimtab_embed_close");
-        if (!embed_open || !embed_close)
+        *(void **)&embed_layout = dlsym(embed, "trimtab_embed_layout");
+        if (!embed_open || !embed_close || !embed_layout)
             return refuse(message, length, "%s is of another version of trimtab", EMBED);
         failed = embed_open(path, slot, description, function, context, bytes, &explain, message, length);
+        if (!failed)
+            snprintf(layout, sizeof layout, "%s", embed_layout(*context));
     } else {
         return refuse(message, length, "a correction is of kind library or checkpoint, not %s", kind);
     }
-    if (!failed && remember(*context, explain, embed_close))
+    if (!failed && remember(*context, explain, embed_close, layout))
         failed = refuse(message, length, "no memory for a correction");
     return failed;
 }
@@ -146,10 +165,18 @@ static int32_t fill_slot(const char *slot, const char *path, const char *descrip
     int64_t bytes;
     if (trimtab_open_correction("", path, slot, description, &function, &context, &bytes, message, length))
         return 1;
-    if (!trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes)) {
+    if (*all->slot && *slot && strcmp(all->slot, slot)) {
+        refuse(message, length, "%s was trained for the slot %s, not %s", path, all->slot, slot);
+        trimtab_close_correction(context);
+        return 1;
+    }
+    if (!*slot)
+        slot = all->slot;
+    snprintf(all->slot, sizeof all->slot, "%s", slot);
+    if ((!*all->layout || !trimtab_slot_declare || !trimtab_slot_declare(slot, all->layout))
+        && !trimtab_slot_fill(slot, *(trimtab_slot_function *)&function, context, bytes)) {
         if (trimtab_slot_explain)
             trimtab_slot_explain(slot, all->explain);
-        all->slot = strdup(slot);
         all->path = strdup(path);
         return 0;
     }
@@ -158,14 +185,15 @@ static int32_t fill_slot(const char *slot, const char *path, const char *descrip
     return 1;
 }
 
-/* Of a code on several ranks a block is here, of a size of its own: open what fills its slot once more, with the sizes that the code has. */
+/* Arrays of another size than trained with: of a code on several ranks that is its block; open what fills its slot once more, with the
+ * sizes that the code has. */
 static void fit_block(const char *slot)
 {
     char message[1024];
     int64_t length = trimtab_slot_description(NULL, 0);
     char *text = malloc((size_t)length + 1);
-    opened_t *before = all;
-    while (before && !(before->slot && !strcmp(before->slot, slot)))
+    opened_t *before = all; /* the latest, under the name of the slot */
+    while (before && !(before->path && !strcmp(before->slot, slot)))
         before = before->next;
     if (!text || !before)
         return free(text);
@@ -188,8 +216,18 @@ int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int
     if (fill_slot(slot, path, "", message, length))
         return 1;
     if (trimtab_slot_description && trimtab_slot_when_ready && trimtab_slot_refuse)
-        trimtab_slot_when_ready(slot, fit_block);
+        trimtab_slot_when_ready(*slot ? slot : all->slot, fit_block);
     return 0;
+}
+
+int32_t trimtab_check_slots(char *message, int64_t length)
+{
+    if (!trimtab_slot_status || !trimtab_slot_status(message, length))
+        return 0;
+    for (opened_t *one = all; one && message; one = one->next)
+        if (*one->explain(one->context) && (int64_t)strlen(message) + 3 < length)
+            snprintf(message + strlen(message), (size_t)length - strlen(message), ": %s", one->explain(one->context));
+    return 1;
 }
 
 void trimtab_correction_message(void *context, char *message, int64_t length)
@@ -209,7 +247,6 @@ void trimtab_close_correction(void *context)
             opened_t *one = *at;
             *at = one->next;
             one->close(context);
-            free(one->slot);
             free(one->path);
             free(one);
             return;

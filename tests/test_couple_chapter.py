@@ -10,23 +10,29 @@ import sys
 from pathlib import Path
 
 import netCDF4
+import numpy as np
 import pytest
 
+import trimtab
+from test_coupled import build as build_ring
+from trimtab.checkpoint import load_correction
 from trimtab.config import load_experiment
 
 ROOT = Path(__file__).parent.parent
-CHAPTER = re.search(r"## Bring your own Fortran\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+README = (ROOT / "README.md").read_text()
+PRODUCTION = re.search(r"## Production: Fortran drives\n(.*?)\n## ", README, re.DOTALL)[1]
+CHAPTER = re.search(r"## Bring your own Fortran\n(.*?)\n## ", README, re.DOTALL)[1]
 SHELL = re.findall(r"```sh\n(.*?)```", CHAPTER, re.DOTALL)
 (FORTRAN,) = re.findall(r"```fortran\n! lake/adapter.f\n(.*?)```", CHAPTER, re.DOTALL)
 LAY_DOWN, ONE_LINE, BUILD, CHECK, TRAIN = SHELL
 
 
-def shell(text: str, folder: Path) -> str:
+def shell(text: str, folder: Path, code: int = 0) -> str:
     """Run a block of the chapter; what it printed."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["sh", "-e", "-c", text], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
 
 
 def filled_in(template: str) -> str:
@@ -69,14 +75,64 @@ def test_the_doctor_says_what_the_chapter_shows(lake):
     assert weight == {"stride": 1, "steady": {"u": 1.0}, "step": {"u": {"u": 2.0, "u_old": 0.1}}}
 
 
-def test_training_finds_the_friction(lake):
+@pytest.fixture(scope="module")
+def run(lake: Path) -> str:
+    """What the last step prints; the weight is written before it, as the chapter has it."""
+    if "weight" not in (lake / "lake.toml").read_text():
+        shell(CHECK, lake)
     commands = TRAIN.replace("train lake.toml", "train lake.toml --set training.epochs=6 training.rate=5e-3 training.batch=32 "
-                             "reference.snapshots=60 reference.training_runs=3 score.long_steps=50")
-    said = shell(commands, lake)
+                             "training.steps_per_epoch=0 reference.snapshots=60 reference.training_runs=3 score.long_steps=50")
+    return shell(commands, lake)
+
+
+def test_training_finds_the_friction(lake, run):
     scores = (lake / "run" / "scores.csv").read_text()
-    assert "online" in scores and "Scores of lake" in said
+    assert "online" in scores and "Scores of lake" in run
     with netCDF4.Dataset(lake / "forecast.nc") as file:
         assert file["u"].shape == (201, 1, 63) and file["u"].units == "m/s" and file["time"].units == "s"
-    rows = (lake / "run" / "metrics.csv").read_text().splitlines()
-    first, last = (float(row.split(",")[6]) for row in (rows[1], rows[-1]))
-    assert last < 0.05 * first
+    rows = [row.split(",") for row in (lake / "run" / "metrics.csv").read_text().splitlines()]
+    assert float(rows[-1][6]) < 0.05 * float(rows[1][6])
+    seconds = dict(zip(rows[0], rows[-1], strict=True))
+    assert 0 < float(seconds["network"]) < float(seconds["solver"]) + float(seconds["network"])
+    log = (lake / "run" / "log.txt").read_text()
+    assert "online epoch 0, step 0: loss –, validation" in log and "nan" not in log
+
+
+def test_a_run_from_elsewhere_says_where_it_belongs(lake, run, tmp_path):
+    for command in (f"trimtab run {lake}/run --steps 5 --out x.nc", f"trimtab score {lake}/run --again"):
+        said = shell(command, tmp_path, code=2)
+        assert f"{lake}/run was trained in {lake}, where its ./liblake.so lies" in said and f"call trimtab in {lake}." in said
+    assert f"PYTHONPATH={lake}" in shell(f"trimtab export {lake}/run --out x", tmp_path, code=2)
+
+
+def test_another_stride_is_refused_before_anything_is_computed(lake, run):
+    before = sorted((lake / ".trimtab-cache").iterdir())
+    said = shell("trimtab train lake.toml --out other --set training.stride=5", lake, code=2)
+    assert "solver.weight was measured at training.stride = 1, and 5 is asked for" in said
+    assert sorted((lake / ".trimtab-cache").iterdir()) == before
+
+
+def test_production_as_it_stands_there(lake, run, monkeypatch):
+    """The lines for `PROGRAM`, compiled, linked and started: the Python-driven run's level, to its last printed digit."""
+    change, build = re.findall(r"```sh\n(.*?)```", PRODUCTION, re.DOTALL)
+    shell(change, lake)
+    said = shell(build, lake)
+    monkeypatch.chdir(lake)
+    monkeypatch.syspath_prepend(str(lake))
+    experiment = load_experiment("run/experiment.toml")
+    with trimtab.open_solver(experiment.solver.name, **experiment.solver.options) as solver:
+        corrections = (load_correction("run/best.pt", solver.spec), None)
+        states = [solver.advance(solver.initial_state(), 100, correction=one).states[-1] for one in corrections]
+        hybrid, alone = (np.float32(solver.spec.split(one)["h"][0, 0]) for one in states)
+    assert np.float32(re.search(r"STEP\s+100\s+LEVEL\s+(\S+)", said)[1]) == hybrid != alone
+
+
+def test_a_module_gets_a_main_of_its_own(tmp_path):
+    """The main program of the chapter drives tests/legacy/spin as a module; without a run it says so."""
+    (main,) = re.findall(r"```fortran\n(program main.*?)```", PRODUCTION, re.DOTALL)
+    folder = build_ring(tmp_path / "spin")
+    (folder / "main.f90").write_text(main)
+    _, build = re.findall(r"```sh\n(.*?)```", PRODUCTION, re.DOTALL)
+    build = build.replace("-O2", "-O2 -fdefault-real-8").replace("corrected.f adapter.f", "spin.f90 adapter.f90 main.f90")
+    said = shell(build.replace(" < lake.nml", ""), folder, code=1)
+    assert "there is no correction run" in said

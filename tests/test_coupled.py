@@ -84,21 +84,55 @@ def as_module(text: str) -> str:
 
 
 def build(folder: Path, hidden: str = "call trimtab_hidden(backwards, 'backwards')", factor: str = "0.5",
-          flags: str = "-O2 -fdefault-real-8") -> Path:
-    """The ring's library and TOML in a folder."""
+          flags: str = "-O2 -fdefault-real-8", source: str = "spin.f90", after: bool = False) -> Path:
+    """The ring's library and TOML in a folder; `after`: the network's call stands after the step, not in its sweeps."""
     lay_down(folder, "spin")
-    (folder / "spin.f90").write_text(as_module((LEGACY / "spin" / "spin.f90").read_text()))
+    module, call = as_module((LEGACY / "spin" / "spin.f90").read_text()), "    call spin_correct\n"
+    if after:
+        turn = "    backwards = .not. backwards\n"
+        module = module.replace(call, "", 1).replace(turn, call + turn, 1)
+    (folder / source).write_text(module)
     (folder / "spin.nml").write_text("&control dt=0.005 /\n")
     adapter = (folder / "adapter.f90").read_text()
     state = adapter[adapter.index("!> The state, as it comes and goes"):]
-    (folder / "adapter.f90").write_text(MODULE.replace("HIDDEN", hidden).replace("FACTOR", factor) + state)
+    adapter = MODULE.replace("HIDDEN", hidden).replace("FACTOR", factor).replace("c, dcdt, n", "c, dcdt, n, dt")
+    if after:
+        adapter = adapter.replace("trimtab_add(dcdt,", "trimtab_add(c(1:n),")
+    (folder / "adapter.f90").write_text(adapter + state)
     make = (folder / "Makefile").read_text()
-    make = re.sub(r"^SOURCES =.*", "SOURCES = spin.f90", make, flags=re.MULTILINE)
+    make = re.sub(r"^SOURCES =.*", f"SOURCES = {source}", make, flags=re.MULTILINE)
     (folder / "Makefile").write_text(re.sub(r"^FFLAGS =.*", f"FFLAGS = {flags}", make, flags=re.MULTILINE))
     toml = (folder / "spin.toml").read_text().replace("# files = [\"input.nml\"]", "files = [\"spin.nml\"] #")
     (folder / "spin.toml").write_text(toml)
     subprocess.run(["make"], cwd=folder, check=True, capture_output=True)
     return folder
+
+
+def test_sources_may_lie_elsewhere(tmp_path):
+    """A code with a Makefile and README of its own keeps them: its sources are named from a folder beside it."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "Makefile").write_text("all:\n\tfalse\n")
+    with pytest.raises(ConfigError, match=r"give a folder of its own, such as .*code/trimtab.*SOURCES = \.\./a\.f90"):
+        lay_down(code, "spin")
+    (code / "src").mkdir()
+    folder = build(code / "trimtab", source="../src/spin.f90")
+    files = [str(folder / "spin.nml")]
+    with trimtab.open_solver("spin", library=str(folder / "libspin.so"), isolation="none", files=files) as one:
+        assert one.spec.fields[0].shape == (48,)
+    assert sorted(path.name for path in code.iterdir()) == ["Makefile", "src", "trimtab"]
+
+
+def test_one_call_after_a_split_step_is_exact(tmp_path, monkeypatch):
+    """What README.md says of stages and split steps: the output moves the state by dt times it, and nothing else."""
+    bench = bench_of(build(tmp_path / "spin", factor="dt", after=True), monkeypatch)
+    findings, weight = check_weight(bench)
+    assert weight == {}, findings  # what is believed without a measurement: 1 c dt
+    with bench.solver as solver:
+        start, wanted = solver.initial_state(), np.random.default_rng(0).standard_normal(48)
+        alone, hybrid = (solver.advance(start, 1, correction=one).states[1, 0] for one in (None, Given(solver.spec, wanted)))
+    assert np.abs(hybrid[:48] - alone[:48] - solver.spec.dt * wanted).max() < 1e-15
+    assert np.array_equal(hybrid[48:], alone[48:])
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from trimtab.closures import Smagorinsky, best_smagorinsky
 from trimtab.config import ScoreConfig
 from trimtab.errors import ConfigError, DataError
 from trimtab.evaluation import evaluate, long_run, match_times
+from trimtab.loss import field_scale
 from trimtab.score_table import Column, ScoreTable, combine, read_table
 from trimtab.state import Field, SolverSpec
 from trimtab.window import Window
@@ -118,6 +119,27 @@ def test_marginal_distance_of_a_shift_is_the_shift_in_deviations() -> None:
     assert scores.marginal_distance(truth + np.array([0.3, 1.5]), truth) == pytest.approx(0.3, rel=0.02)
     assert scores.marginal_distance(truth, truth) == 0.0
     assert np.isnan(scores.marginal_distance(np.full((5, 2), np.nan), truth))
+
+
+def test_components_that_stand_still_are_left_out() -> None:
+    """A wall that flickers in the last bit, a coefficient that is 0 up to rounding: neither has a deviation to measure by."""
+    fields = (Field("psi", "psi", "1", ("mode",), (3,)), Field("t", "t", "1", ("x",), (2,), dtype="real32"))
+    spec, generator = SolverSpec("modes", 0.1, 1, fields), np.random.default_rng(3)
+    deviation = np.array([2.0, 1e-11, 0.5, 3e-8, 0.1])
+    test = np.array([0.0, 0.0, 7.0, 0.3, 5.0]) + deviation * generator.standard_normal((2, 400, 5))
+    assert scores.varying(spec, test.reshape(-1, 5)).tolist() == [True, False, True, False, True]
+    climate = Climate(spec, ScoreConfig(), test, lively_components(spec, test))
+    moved = climate.judge(np.stack([test[0] + 0.5] * 2, 1), np.arange(400.0), "moved")["attractor_distance"]
+    expected = np.mean(0.5 / deviation[[0, 2, 4]])
+    assert moved == pytest.approx([expected, expected], rel=0.2)
+
+
+def test_a_field_that_is_constant_up_to_rounding_is_not_divided_by_it() -> None:
+    fields = (Field("h", "h", "m", ("x",), (50,)), Field("t", "t", "K", ("x",), (50,)))
+    states = np.concatenate([np.full((40, 50), 0.1), np.random.default_rng(4).normal(3.0, 2.0, (40, 50))], 1)
+    assert states[:, :50].std() > 0  # of the mean's rounding
+    scale = field_scale(SolverSpec("sea", 0.1, 1, fields), states)
+    assert scale is not None and scale[0] == 1.0 and scale[-1] == pytest.approx(2.0, rel=0.1)
 
 
 def test_pdf_integrates_to_one_and_its_tail_error_sees_a_missing_tail() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,12 @@ from torch import nn
 from trimtab import SlotCorrection
 from trimtab.checkpoint import build_correction
 from trimtab.config import parse_experiment
-from trimtab.errors import ConfigError, InputError
+from trimtab.errors import BlowUpError, ConfigError, InputError
+from trimtab.offline import Labels, fit_normalisation
+from trimtab.sections import TrainingConfig
 from trimtab.slot_weight import SlotWeight
 from trimtab.state import Field, Slot, SolverSpec
+from trimtab.window import Window
 
 
 def field(name: str, *shape: int, hidden: bool = False) -> Field:
@@ -121,3 +126,96 @@ def test_weights_are_transposed():
     with pytest.raises(ConfigError, match="there is no field of that name"):
         odd = SolverSpec("sea", 0.1, 1, FIELDS, slots=(Slot("mix", (field("t", 3, 4),), (field("w", 3, 4),)),))
         SlotWeight(odd, {}).transpose(lam, 1, True)
+
+
+class Counting(nn.Module):
+    """As the template's: numbers of fields as arguments."""
+
+    def __init__(self, inputs: int = 1, outputs: int = 1, width: int = 4):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.Linear(width, outputs))
+
+    def forward(self, x):
+        return self.layers(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def experiment_of(network: str):
+    return parse_experiment(f'solver = {{name = "sea"}}\nnetwork = {{name = "test_slots:Counting"{network}}}', "x")
+
+
+def test_a_network_of_fields_gets_their_numbers():
+    correction = build_correction(experiment_of(", width = 7"), CHANNELS)
+    assert [tuple(one.weight.shape) for one in correction.network.layers] == [(7, 3), (2, 7)]
+    several = build_correction(experiment_of(", flux = {width = 5}"), SEVERAL)
+    assert [several.network[name].layers[0].weight.shape for name in ("mix", "flux")] == [(4, 1), (5, 1)]
+    before = torch.get_rng_state()
+    correction.check_networks()
+    assert torch.equal(torch.get_rng_state(), before) and all(one.training for one in correction.modules())
+
+
+@pytest.mark.parametrize("network", [", inputs = 1", ", outputs = 1"])
+def test_a_network_of_another_shape_is_refused_with_what_to_set(network):
+    said = r"the slot hands \(B, 3, 3, 4\) and takes \(B, 2, 3, 4\): set inputs = 3, outputs = 2 .*in \[network\]"
+    with pytest.raises(ConfigError, match=said):
+        build_correction(experiment_of(network), CHANNELS)
+
+
+def test_a_blow_up_is_called_one():
+    correction = SlotCorrection(nn.Conv2d(3, 2, 1), CHANNELS)
+    with pytest.raises(InputError, match=r"The input is not finite over the training data .* the solver blew up"):
+        correction.fit_normalisation(torch.full((5, 36), torch.nan))
+    seen = torch.randn(50, 36, dtype=torch.float64)
+    seen[:, 24:] = 0.1  # whose standard deviation is not 0 in every rounding
+    correction.fit_normalisation(seen)
+    assert correction.input_scale[2] == 1.0
+
+
+class Windows:
+    """What `Labels` asks of windows: ten states, each with its successor."""
+
+    targets = SimpleNamespace(gap=1, observation=SimpleNamespace(components=None))
+
+    def __len__(self):
+        return 10
+
+    def start(self, indices):
+        return np.asarray(indices)[:, None] + np.zeros((1, CHANNELS.size))
+
+    def observe(self, indices, leads):
+        return self.start(indices)[None] + 1.0
+
+    def place(self, index):
+        return 3, index
+
+    def spread(self, number):
+        return np.arange(10)
+
+
+class Sea:
+    """A code that leaves the finite numbers from states above a limit: within the step, or where it shows its inputs."""
+
+    spec = CHANNELS
+
+    def __init__(self, limit, shown=np.inf):
+        self.limit, self.shown = limit, shown
+
+    def advance(self, u0, steps, *, stride=1, on_blow_up="raise", correction=None):
+        bad = u0[:, 0] > self.limit
+        states = np.stack([u0, np.where(bad[:, None], np.nan, 0.5 * u0)])
+        return Window(states, np.arange(2.0), 1.0, np.where(bad, 2, 0))
+
+    def slot_view(self, states, tendencies, stride):
+        seen = np.repeat(states[:, :1], 36, 1)
+        return np.where(seen > self.shown, np.nan, seen), tendencies[:, :24]
+
+
+@pytest.mark.parametrize(("sea", "kept", "where"), [(Sea(7), 8, (3, 8, 2)), (Sea(np.inf, 4), 5, (3, 5, 1))])
+def test_states_on_which_the_solver_blows_up_are_left_out_and_named(sea, kept, where, caplog):
+    labels = Labels(sea, Windows(), 1, keep=False)
+    seen, missing = labels.get(np.arange(10))
+    assert len(seen) == len(missing) == kept and np.isfinite(seen).all() and labels.blown == where
+    correction, targets = SlotCorrection(nn.Conv2d(3, 2, 1), CHANNELS), SimpleNamespace(windows=lambda *_: Windows(), gap=1)
+    fit_normalisation(correction, sea, targets, TrainingConfig())
+    assert f"blew up on {10 - kept} of 10 states of the truth" in caplog.text and "run 3, snapshot" in caplog.text
+    with pytest.raises(BlowUpError, match=r"blew up on all of 10 .*\(run 3, snapshot 0: by inner step 2\): shorten"):
+        fit_normalisation(correction, Sea(-1), targets, TrainingConfig())

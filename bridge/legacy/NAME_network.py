@@ -8,6 +8,7 @@ from torch import nn
 class Network(nn.Module):
     """Inputs of one shape come as channels (B, inputs, *shape); it returns (B, outputs, *shape), first index of Fortran last.
 
+    `inputs` and `outputs` are the numbers of fields that the slot has, unless the TOML gives others.
     With inputs of several shapes it gets a dictionary, name -> (B, *shape), and returns one.
     """
 

@@ -32,7 +32,7 @@ typedef struct {
     void (*ready)(const char *);
     const char *(*explain)(void *);
     double *seen;
-    bool recorded;
+    bool recorded, declared;
     int64_t bytes, room, n, m, given, calls; /* n, m: length of the inputs and of the outputs */
     const char *answer; /* outputs of the last call; null before one */
     int ins, outs;

@@ -264,6 +264,33 @@ int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *con
     return T->status;
 }
 
+int64_t trimtab_slot_declare(const char *name, const char *layout)
+{
+    slot_t *slot = T->described ? find(name) : make(name);
+    if (!slot) fail(TRIMTAB_REFUSED, "there is no slot %s in this code", name);
+    if (T->status || T->described) return T->status;
+    slot->ins = slot->outs = 0;
+    slot->n = slot->m = 0;
+    for (const char *end; (end = strchr(layout, ';')); layout = end + 1) {
+        char kind[8];
+        long long size;
+        int at = 0, *count;
+        if (sscanf(layout, " %7s %lld %n", kind, &size, &at) < 2 || !at || size < 1 || end - layout - at < 1 || end - layout - at >= WORD) break;
+        bool output = !strcmp(kind, "output");
+        if ((!output && strcmp(kind, "input")) || *(count = output ? &slot->outs : &slot->ins) >= MOST_PORTS) break;
+        item_t *one = &(output ? slot->out : slot->in)[(*count)++];
+        int64_t *total = output ? &slot->m : &slot->n;
+        memset(one, 0, sizeof *one);
+        snprintf(one->name, WORD, "%.*s", (int)(end - layout) - at, layout + at);
+        one->array.size = size;
+        one->at = *total;
+        *total += size;
+    }
+    if (*layout) fail(TRIMTAB_REFUSED, "the inputs and outputs of the slot %s cannot be read from %.200s", name, layout);
+    slot->declared = true;
+    return T->status;
+}
+
 void trimtab_slot_empty(const char *name)
 {
     for (int i = 0; i < T->n_slots; i++)
@@ -304,6 +331,31 @@ int64_t trimtab_slot_record(double *inputs, int64_t n)
     return missing;
 }
 
+static bool roomy(slot_t *slot)
+{
+    if (slot->room < slot->n) {
+        free(slot->inputs);
+        free(slot->seen);
+        slot->inputs = malloc(8 * (size_t)slot->n);
+        slot->seen = malloc(8 * (size_t)slot->n);
+        slot->room = slot->inputs && slot->seen ? slot->n : 0;
+        if (!slot->room) fail(TRIMTAB_REFUSED, "no memory for the inputs of the slot %s", slot->name);
+    }
+    return !T->status;
+}
+
+/* An array of another size than the correction was trained with: a block of a code on several ranks, which whoever filled the slot may
+ * fit it to, once; whether it did. */
+static bool fitted(slot_t *slot)
+{
+    void (*ready)(const char *) = slot->ready, *before = slot->context;
+    slot->ready = NULL;
+    describe();
+    if (!T->status) ready(slot->name);
+    T->present = slot;
+    return !T->status && slot->context != before && roomy(slot);
+}
+
 bool trimtab_f_filled(const CFI_cdesc_t *name)
 {
     char word[WORD];
@@ -312,20 +364,8 @@ bool trimtab_f_filled(const CFI_cdesc_t *name)
     text_of(name, word, WORD);
     slot = find(word);
     if (!slot || !slot->function) return false;
-    if (!T->described) describe();
-    if (slot->ready && !T->status) {
-        void (*ready)(const char *) = slot->ready;
-        slot->ready = NULL;
-        ready(word);
-    }
-    if (slot->room < slot->n) {
-        free(slot->inputs);
-        free(slot->seen);
-        slot->inputs = malloc(8 * (size_t)slot->n);
-        slot->seen = malloc(8 * (size_t)slot->n);
-        slot->room = slot->inputs && slot->seen ? slot->n : 0;
-        if (!slot->room) fail(TRIMTAB_REFUSED, "no memory for the inputs of the slot %s", word);
-    }
+    if (!T->described && !slot->declared) describe();
+    if (!roomy(slot)) return false;
     T->present = slot;
     slot->given = 0;
     slot->answer = NULL;
@@ -339,14 +379,22 @@ static item_t *port_of(const CFI_cdesc_t *array, const CFI_cdesc_t *name, int ou
     if (T->status || !T->present) return NULL;
     text_of(name, word, WORD);
     item_t *list = outputs ? T->present->out : T->present->in;
-    for (int i = 0; i < (outputs ? T->present->outs : T->present->ins); i++)
+    bool trained = T->present->declared && !T->described;
+    int count = outputs ? T->present->outs : T->present->ins;
+    for (int i = 0; i < count; i++)
         if (!strcmp(list[i].name, word)) {
             if (!view(array, word, a)) return NULL;
-            if (a->size == list[i].array.size) return &list[i];
-            fail(TRIMTAB_REFUSED, "the slot %s has %lld numbers of %s, and trimtab_describe says %lld", T->present->name,
-                 (long long)a->size, word, (long long)list[i].array.size);
+            int64_t expected = list[i].array.size;
+            if (a->size == expected) return &list[i];
+            if (trained && T->present->ready && !T->present->given && fitted(T->present)) return port_of(array, name, outputs, a);
+            fail(TRIMTAB_REFUSED, "the slot %s has %lld numbers of %s, and %s %lld", T->present->name, (long long)a->size, word,
+                 trained ? "its correction was trained with" : "trimtab_describe says", (long long)expected);
             return NULL;
         }
+    if (trained)
+        fail(TRIMTAB_REFUSED, "the correction of the slot %s was trained with %d %ss, the first is %s, and none of them is %s: build the "
+             "program with the adapter it was trained with", T->present->name, count, outputs ? "output" : "input",
+             count ? list[0].name : "missing", word);
     fail(TRIMTAB_REFUSED, "the slot %s has no %s %s: name it in trimtab_describe, below trimtab_slot", T->present->name,
          outputs ? "output" : "input", word);
     return NULL;

@@ -23,6 +23,9 @@ int64_t trimtab_slot_fill(const char *name, trimtab_function function, void *con
 void trimtab_slot_when_ready(const char *name, void (*ready)(const char *name));
 /* Who says why a call of what fills a slot failed, in a program that drives itself. */
 void trimtab_slot_explain(const char *name, const char *(*explain)(void *context));
+/* What a slot's inputs and outputs are, by whoever knows it from elsewhere (a trained correction): one after the other, each as
+ * "input NUMBERS NAME;" or "output NUMBERS NAME;". A slot so declared needs no trimtab_describe(). Returns a status. */
+int64_t trimtab_slot_declare(const char *name, const char *layout);
 /* Empty a slot ("" for every slot). */
 void trimtab_slot_empty(const char *name);
 /* The failure kept, 0 for none, and its sentence. */

@@ -5,13 +5,16 @@ A file is a dictionary saved by torch, of tensors, numbers, strings, lists and d
 without running any code. Keys: format, version, experiment (TOML), state (names and shapes of the solver's fields), slots
 (the same of the inputs and outputs of its named slots), coefficient (name of the one that the network answers, None for a
 tendency; left out by older ones), correction (weights and normalisation), best (the same for the best epoch so far, or None),
-optimiser, random, progress (position in the training), history (rows of metrics.csv), versions, revision, threads. best.pt and
-offline.pt hold no optimiser, random states and history: they are to be used, last.pt is to be gone on with.
+optimiser, random, progress (position in the training), history (rows of metrics.csv), folder (in which the training ran; left out
+by older ones), versions, revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be
+used, last.pt is to be gone on with.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import inspect
 import io
 import platform
 import random
@@ -25,9 +28,9 @@ import torch
 
 from trimtab.config import FREE_TO_CHANGE, Experiment, changed_keys, parse_experiment
 from trimtab.correction import Correction
-from trimtab.errors import CheckpointError, ConfigError, TrimtabError
+from trimtab.errors import CheckpointError, ConfigError, NoModuleError, TrimtabError
 from trimtab.files import replacing
-from trimtab.networks import build_network
+from trimtab.networks import build_network, network_class
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.state import Field, Slot, SolverSpec
 
@@ -70,6 +73,33 @@ def load_run(folder: str | Path) -> Run:
     experiment = parse_experiment(file.read_text(encoding="utf-8"), str(file))
     paths = {name: folder / f"{name}.pt" for name in NAMES}
     return Run(folder, experiment, {name: path for name, path in paths.items() if path.is_file()})
+
+
+def check_place(run: Run) -> None:
+    """Refuse to open a run's solver away from its files: their paths are meant from the folder in which it was trained.
+
+    Args:
+        run: see `load_run`.
+
+    Raises:
+        CheckpointError: a file of the solver, of the truth's or of the reference is in that folder, and not in the current one;
+            or the module of a solver named by import path.
+    """
+    experiment = run.experiment
+    named: list[Any] = [experiment.reference.file]
+    for options in (experiment.solver.options, experiment.reference.solver):
+        weight = options.get("weight") or {}
+        named += [options.get("library"), options.get("stdin"), *options.get("files", ()), weight.get("response")]
+    missing = [one for one in named if isinstance(one, str) and one and not Path(one).exists()]
+    module = experiment.solver.name.partition(":")[0].partition(".")[0]
+    if ":" in experiment.solver.name and importlib.util.find_spec(module) is None:
+        missing.append(f"{module}.py" if "." not in experiment.solver.name.partition(":")[0] else module)
+    if not missing:
+        return
+    folder = next((read_checkpoint(path).get("folder", "") for path in run.checkpoints.values()), "")
+    if folder and Path(folder, missing[0]).exists():
+        raise CheckpointError(f"{run.folder} was trained in {folder}, where its {missing[0]} lies, and there is none in "
+                              f"{Path.cwd()}: call trimtab in {folder}.")
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -146,17 +176,35 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
     if config.input_mean:
         given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}
     kind = SlotCorrection if spec.slots else Correction
-    return kind(network, spec, features=config.features, compiled=config.compiled, **given)
+    correction = kind(network, spec, features=config.features, compiled=config.compiled, **given)
+    if isinstance(correction, SlotCorrection):
+        correction.check_networks()
+    return correction
 
 
 def _networks(experiment: Experiment, spec: SolverSpec) -> torch.nn.Module:
     """The network; for a solver with several slots one for each, whose arguments [network.SLOT] changes."""
     name, options = experiment.network.name, dict(experiment.network.options)
-    if len(spec.slots) < 2:
+    if not spec.slots:
         return build_network(name, **options)
-    own = {slot.name: dict(options.pop(slot.name, {})) for slot in spec.slots}
-    return torch.nn.ModuleDict({slot: build_network(changes.pop("name", name), **{**options, **changes})
-                                for slot, changes in own.items()})
+    if len(spec.slots) == 1:
+        return build_network(name, **_counted(name, options, spec.slots[0]))
+    own = [(slot, dict(options.pop(slot.name, {}))) for slot in spec.slots]
+    networks = {}
+    for slot, changes in own:
+        kind = changes.pop("name", name)
+        networks[slot.name] = build_network(kind, **_counted(kind, {**options, **changes}, slot))
+    return torch.nn.ModuleDict(networks)
+
+
+def _counted(name: str, options: dict[str, Any], slot: Slot) -> dict[str, Any]:
+    """The arguments of a slot's network; its whole numbers `inputs` and `outputs`, if it takes such, are the slot's numbers of
+    fields unless they are given."""
+    known = inspect.signature(network_class(name)).parameters
+    counts = {"inputs": len(slot.inputs), "outputs": len(slot.outputs)}
+    taken = {key: count for key, count in counts.items() if key in known
+             and (known[key].default is inspect.Parameter.empty or type(known[key].default) is int)}
+    return {**taken, **options}
 
 
 def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
@@ -170,7 +218,8 @@ def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
         The correction, in evaluation mode.
 
     Raises:
-        CheckpointError: see `read_checkpoint`; or a solver with other fields, or weights that do not fit.
+        CheckpointError: see `read_checkpoint`; or a solver with other fields, weights that do not fit, or a network whose
+            module is not found.
     """
     content = read_checkpoint(path)
     trained, asked = [one["name"] for one in content["state"]], [one.name for one in spec.fields]
@@ -182,7 +231,13 @@ def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
         names = [f"the coefficient {one}" if one else "a tendency" for one in (content.get("coefficient"), takes)]
         raise CheckpointError(f"{path} was trained to answer {names[0]}, and the slot of the solver takes {names[1]}: open the "
                               "solver as the run's experiment.toml says.")
-    correction = build_correction(parse_experiment(content["experiment"], str(path)), spec)
+    try:
+        correction = build_correction(parse_experiment(content["experiment"], str(path)), spec)
+    except NoModuleError as error:
+        folder = content.get("folder", "")
+        remedy = f"it was trained in {folder}: set PYTHONPATH={folder}, or start in that folder" if folder else \
+            "set PYTHONPATH to the folder that it was trained in, or start there"
+        raise CheckpointError(f"{error.sentence}; {remedy}.") from error
     try:
         correction.load_state_dict(content["correction"])
     except RuntimeError as error:

@@ -104,6 +104,7 @@ class Climate:
 
     Attributes:
         deviation: climatological standard deviation, root mean square over the components, in the state's unit.
+        counted: (N,) bool, components whose distributions are compared (`scores.varying`); None on a grid.
         band: stable band of the mean square.
         truth_row: scores of each held-out run against the others: how far apart two samples of one climate are; empty
             for a single run.
@@ -118,6 +119,7 @@ class Climate:
         picked = slice(0, length, max(1, -(-length // most)))
         states = np.stack([np.asarray(test[run, picked], dtype=float) for run in range(runs)])
         self.deviation = float(states.std() if self.gridded else np.sqrt(states.var(axis=(0, 1)).mean()))
+        self.counted = None if self.gridded else scores.varying(spec, states.reshape(-1, spec.size))
         mean_square = np.square(states).mean(axis=2)
         self.band = scores.stable_band(mean_square)
         self.curves: Curves = {"deviation": np.array(self.deviation), "band": np.array(self.band),
@@ -171,7 +173,8 @@ class Climate:
             self.curves[f"{name}/attractor"] = points[:: max(1, len(points) // POINTS)]
 
     def _distances(self, sample: Statistics, truth: Statistics) -> dict[str, float]:
-        far = scores.marginal_distance(sample.values, truth.values)
+        counted = slice(None) if self.counted is None else self.counted
+        far = scores.marginal_distance(sample.values[:, counted], truth.values[:, counted])
         if not self.gridded:
             return {"attractor_distance": far}
         floor = 10 / (truth.values.size * (self.edges[1] - self.edges[0]))

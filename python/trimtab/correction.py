@@ -64,7 +64,7 @@ class Correction(nn.Module):
         self.network = network
         line = tuple(features) == (spec.fields[0].name,) and len(spec.fields) == len(spec.fields[0].shape) == 1
         self.grid = spec.grid if line or len(spec.grid) == 2 else None
-        self.size = spec.size
+        self.size, self.rounding = spec.size, max(one.rounding for one in spec.fields)
         self.features = tuple(features) or (("q",) if self.grid else ())
         unknown = [name for name in self.features if name not in FEATURES]
         if unknown and not line:
@@ -138,12 +138,17 @@ class Correction(nn.Module):
                 the output scale as it is.
 
         Raises:
-            InputError: an input or a tendency that does not vary, so that no scale can be found.
+            InputError: no component of the state varies, or no tendency, so that no scale can be found; or a NaN.
         """
         u = torch.as_tensor(states).to(self.input_mean.device, torch.float64)
         values = self._features(u).transpose(0, 1).flatten(1) if self.grid else u.T
+        deviations, least = values.std(1), self.rounding * values.abs().amax(1)
+        deviations = torch.where(deviations <= least, 0.0, deviations)  # NaN stays, and is refused
+        # A component that is the same always only loses its mean, as long as some other varies.
+        if self.grid or not (deviations > 0).any():
+            varying("input", deviations)
         self.input_mean.copy_(values.mean(1))
-        self.input_scale.copy_(varying("input", values.std(1)))
+        self.input_scale.copy_(torch.where(deviations == 0, 1.0, varying("input", torch.where(deviations == 0, 1.0, deviations))))
         if tendencies is not None:
             t = torch.as_tensor(tendencies).to(self.input_mean.device, torch.float64)
             spread = t.square().nanmean().sqrt().reshape(1) if self.grid else t.square().nanmean(0).sqrt().nan_to_num(0.0)
@@ -209,8 +214,11 @@ def varying(what: str, values: Tensor) -> Tensor:
     """The standard deviations given.
 
     Raises:
-        InputError: one of them is 0.
+        InputError: one of them is 0, or not finite.
     """
+    if not values.isfinite().all():
+        raise InputError(f"The {what} is not finite over the training data (standard deviation {values.tolist()}): the solver "
+                         "blew up where it was computed; look at the truth's states, and shorten the time step.")
     if not (values.isfinite() & (values > 0)).all():
         raise InputError(f"The {what} does not vary over the training data (standard deviation {values.tolist()}): "
                          "set input_mean, input_scale and output_scale by hand in [correction]. A tendency of 0: truth and "

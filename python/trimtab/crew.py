@@ -22,7 +22,7 @@ from torch import Tensor
 from trimtab.errors import SolverError
 from trimtab.phase import Phase
 from trimtab.session import log
-from trimtab.slot_correction import AnyCorrection
+from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.world import PATIENCE, World
 
 TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
@@ -55,7 +55,7 @@ class Crew:
         self.times = dict.fromkeys(TIMES, 0.0)
         self._network = _Stopwatch(correction)
         if not getattr(correction, "compiled", False):  # a compiled one is called by the solver, within whose time its own is
-            correction.forward = self._network  # type: ignore[method-assign]
+            self._network.start()
         self._sharing = 1  # teams that compute a microbatch together
         self._pace: np.ndarray | None = None  # (lines,) seconds a microbatch
         self._longest, self._told = 0.0, False
@@ -270,14 +270,24 @@ class Crew:
 
 
 class _Stopwatch:
-    """A correction's `forward` that adds up its time; it can be sent to another process with its correction."""
+    """A correction's `forward` (of one with slots, `apply_slot`) that adds up its time. It is sent to another process with its
+    correction, as the attribute `stopwatch`, and what it shows there is added here (`isolation/isolated.py`)."""
 
     def __init__(self, correction: AnyCorrection):
         self.correction: Any = correction
+        self.method = "apply_slot" if isinstance(correction, SlotCorrection) else "forward"
         self.seconds = 0.0
 
-    def __call__(self, u: Tensor) -> Tensor:
+    def start(self) -> None:
+        """Time the correction's calls from now on."""
+        self.correction.stopwatch = self
+        setattr(self.correction, self.method, self)
+
+    def __call__(self, *arguments: Any) -> Tensor:
         began = time.perf_counter()
-        answer = type(self.correction).forward(self.correction, u)
+        answer: Tensor = getattr(type(self.correction), self.method)(self.correction, *arguments)
         self.seconds += time.perf_counter() - began
         return answer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "seconds": 0.0}  # or the correction would look changed, and be sent anew, after every call

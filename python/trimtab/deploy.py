@@ -75,6 +75,29 @@ def slot_part(correction: AnyCorrection, spec: SolverSpec, slot: str) -> tuple[n
     return correction.slot(slot), inputs, outputs
 
 
+def slot_layout(spec: SolverSpec, slot: str) -> str:
+    """The inputs and outputs of a slot, as `trimtab_slot_declare` of trimtab_slot.h reads them.
+
+    Args:
+        spec: the solver's.
+        slot: name of the slot; "" where there is one at most.
+
+    Returns:
+        "slot NAME;input NUMBERS NAME;...output NUMBERS NAME;"; "" for a solver without named slots.
+
+    Raises:
+        CheckpointError: a name with a semicolon in it.
+    """
+    found = next((one for one in spec.slots if one.name == slot or not slot), None)
+    if found is None:
+        return ""
+    parts = [f"slot {found.name}", *(f"{kind} {one.size} {one.name}" for kind, fields in
+                                     (("input", found.inputs), ("output", found.outputs)) for one in fields)]
+    if any(";" in part for part in parts):
+        raise CheckpointError(f"The slot {found.name} has a semicolon in a name ({', '.join(parts)}): rename it in the adapter.")
+    return "".join(f"{part};" for part in parts)
+
+
 def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> AnyCorrection:
     """The correction a training left behind.
 

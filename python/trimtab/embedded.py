@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from trimtab.bridge.fortran_solver import described_spec
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import slot_function
 from trimtab.checkpoint import load_correction, load_run, saved_spec
-from trimtab.deploy import run_checkpoint, slot_part
+from trimtab.deploy import run_checkpoint, slot_layout, slot_part
 
 
-def open_correction(path: str, slot: str, description: str) -> tuple[int, int, int, int, Any]:
+def open_correction(path: str, slot: str, description: str) -> tuple[int, int, int, int, str, Any]:
     """The correction of a checkpoint, as what fills a slot.
 
     Args:
@@ -34,12 +35,14 @@ def open_correction(path: str, slot: str, description: str) -> tuple[int, int, i
 
     Returns:
         Addresses of function and context, bytes a number, the address of a C function that says why a call failed (0: Python's
-        exception does), and what keeps all that alive.
+        exception does), the slot's layout (see `slot_layout`), and what keeps all that alive.
 
     Raises:
         CheckpointError: see `load_correction`; or no slot of that name.
     """
     configure_runtime()
+    if "" not in sys.path:  # as for `trimtab`: a network named by import path may lie in this folder; last, to hide nothing
+        sys.path.append("")
     file = run_checkpoint(load_run(path)) if Path(path).is_dir() else Path(path)
     described = json.loads(description) if description else {}
     if not described or "slots" in described:
@@ -54,5 +57,5 @@ def open_correction(path: str, slot: str, description: str) -> tuple[int, int, i
     explain = 0
     if isinstance(filling, Compiled):
         explain = ctypes.cast(library().trimtab_compiled_message, ctypes.c_void_p).value or 0
-    return filling.address, filling.context, filling.bytes, explain, (filling, correction)
+    return filling.address, filling.context, filling.bytes, explain, slot_layout(spec, slot), (filling, correction)
 

@@ -13,7 +13,7 @@ import netCDF4
 import numpy as np
 
 import trimtab
-from trimtab.checkpoint import load_run
+from trimtab.checkpoint import check_place, load_run
 from trimtab.climate import Curves
 from trimtab.ensemble_scores import LeadScores
 from trimtab.errors import ConfigError, DataError
@@ -60,6 +60,7 @@ def score_ensemble(folder: str | Path, path: str | Path, progress: Progress = si
         CheckpointError: not a run folder.
     """
     run, path = load_run(folder), Path(path)
+    check_place(run)
     solver = trimtab.open_solver(run.experiment.solver.name, **run.experiment.solver.options)
     spec = solver.spec
     solver.close()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import trimtab
-from trimtab.checkpoint import Run, load_run, provenance
+from trimtab.checkpoint import Run, check_place, load_run, provenance
 from trimtab.config import dump_experiment, load_experiment
 from trimtab.deploy import run_correction
 from trimtab.errors import BlowUpError, ConfigError
@@ -189,6 +189,8 @@ class Ensemble:
         if not folders:
             raise ConfigError("An ensemble needs a run folder.")
         runs = [load_run(one) if checkpoint or (Path(one) / "experiment.toml").is_file() else None for one in folders]
+        for run in filter(None, runs):
+            check_place(run)
         experiments = [run.experiment if run else load_experiment(one) for run, one in zip(runs, folders, strict=True)]
         own, perturbation, world = experiments[0], perturbation or Perturbation(), options.get("world") or get_world()
         for one, folder in zip(experiments, folders, strict=True):

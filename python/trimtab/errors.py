@@ -16,6 +16,21 @@ class ConfigError(TrimtabError, ValueError):
     """An experiment, an option or a parameter is unknown, missing or out of range."""
 
 
+class NoModuleError(ConfigError):
+    """A network is named by an import path that Python does not find.
+
+    Attributes:
+        sentence: what is missing, without the remedy and without a stop.
+    """
+
+    def __init__(self, message: str, sentence: str):
+        super().__init__(message)
+        self.sentence = sentence
+
+    def __reduce__(self):
+        return type(self), (str(self), self.sentence)
+
+
 class InputError(TrimtabError, ValueError):
     """An array has the wrong shape, dtype or a value that is not finite."""
 

@@ -123,7 +123,8 @@ def evaluate(
     settings = {"starts": len(starts), "long_steps": config.long_steps, "outer_step": stride * spec.dt,
                 "leads": list(config.leads), "held_out_runs": len(test)}
     spread_over = f"{len(starts)} starts (forecasts) and {len(test)} held-out runs (long runs)"
-    columns = score_columns(spec, config, meeting, times[-1], curves["long_times"][-1])
+    constant = 0 if climate.counted is None else int((~climate.counted).sum())
+    columns = score_columns(spec, config, meeting, times[-1], curves["long_times"][-1], constant)
     return Evaluation(ScoreTable(name, columns, rows, spread_over, tuple(notes), settings), curves)
 
 
@@ -215,7 +216,7 @@ def long_run(
 
 
 def score_columns(
-    spec: SolverSpec, config: ScoreConfig, meeting: Meeting, forecast_time: float, long_time: float
+    spec: SolverSpec, config: ScoreConfig, meeting: Meeting, forecast_time: float, long_time: float, constant: int = 0
 ) -> tuple[Column, ...]:
     """The scores a solver of this kind gets, in the order of the table.
 
@@ -224,6 +225,7 @@ def score_columns(
         config: which leads and thresholds.
         meeting: see `match_times`.
         forecast_time, long_time: length of a forecast and of a long run.
+        constant: components that do not vary in the truth.
 
     Returns:
         The columns.
@@ -262,7 +264,8 @@ def score_columns(
                    forecast_time / (config.lyapunov_time or 1.0)),
             Column("attractor_distance", "attractor distance", "1", "low",
                    "Wasserstein-1 distance of each component's distribution, mean over the components, in standard "
-                   "deviations of the truth, long run."),
+                   "deviations of the truth, long run."
+                   + (f" {constant} of {spec.size} components do not vary in the truth and are left out." if constant else "")),
         ]
     columns.append(Column("stable_until", "stable until", time, "high",
                           f"Time until a long run (of {config.long_steps} outer steps) blows up or its mean square "
@@ -314,7 +317,8 @@ def _forecast_scores(
         return row | {f"correlation_{lead}": correlation[index] for lead, index in leads.items()}
     for name, one in ((closure, states), ("truth", truth)):
         curves[f"{name}/trajectory"] = climate.components.of(one[:, 0])
-    valid = scores.valid_time(error / climate.deviation, times, config.valid_threshold)
+    limit = config.valid_threshold * climate.deviation  # 0 where the truth stands still: then an error of 0 alone is valid
+    valid = scores.valid_time(error, times, limit)
     return row | {"valid_time": valid / (config.lyapunov_time or 1.0)}
 
 

@@ -21,7 +21,7 @@ import trimtab
 from trimtab.bridge.compile import NotCompiledError, export_program, save_program
 from trimtab.bridge.compiled import BYTES, INSTALLED, TOLERANCE, Compiled, named_tensors, torch_folder
 from trimtab.checkpoint import Run, load_correction, saved_spec
-from trimtab.deploy import run_checkpoint, slot_part
+from trimtab.deploy import run_checkpoint, slot_layout, slot_part
 from trimtab.errors import ConfigError
 from trimtab.files import replacing_in
 from trimtab.networks import network_dtype
@@ -74,7 +74,8 @@ def export_run(run: Run, folder: str | Path, checkpoint: str = "best", *, overwr
         module, size, outputs = slot_part(correction, spec, slot)
         found = next((one for one in spec.slots if one.name == slot), None)
         fields = (found.inputs, found.outputs) if found else (spec.fields, spec.fields)
-        about = {"solver": spec.solver, "slot": slot, "inputs": _named(fields[0]), "outputs": _named(fields[1]),
+        about = {"solver": spec.solver, "slot": slot, "ports": slot_layout(spec, slot), "inputs": _named(fields[0]),
+                 "outputs": _named(fields[1]),
                  "network": run.experiment.network.name, "features": ", ".join(getattr(correction, "features", ())),
                  "checkpoint": checkpoint}
         place = Path(folder) / slot if len(spec.slots) > 1 else Path(folder)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import trimtab
-from trimtab.checkpoint import build_correction, load_correction, load_run
+from trimtab.checkpoint import build_correction, check_place, load_correction, load_run
 from trimtab.config import Experiment, load_experiment
 from trimtab.errors import CheckpointError, ConfigError
 from trimtab.figures import RC
@@ -81,6 +81,8 @@ def check_gradients(
         raise CheckpointError(f"{source} has no best.pt yet: let the training reach its first online checkpoint.")
     if starts < 1 or fit < 0:
         raise ConfigError(f"gradcheck needs at least one start and 0 or more steps of fitting, not {starts} and {fit}.")
+    if run:
+        check_place(run)
     experiment = run.experiment if run else load_experiment(source, changes)
     training = experiment.training
     solver = trimtab.open_solver(experiment.solver.name, **experiment.solver.options)

@@ -67,10 +67,13 @@ def field_scale(spec: SolverSpec, states: np.ndarray) -> Tensor | None:
         states: (R, N) float64.
 
     Returns:
-        (N,) float64, one number a field; None where all fields that count have one unit.
+        (N,) float64, one number a field, 1 for one that is constant up to rounding; None where all fields that count have one
+        unit.
     """
     if len({one.units for one in spec.fields if not one.hidden}) < 2:
         return None
-    scales = [np.full(one.size, values.std() or 1.0) for one, values in
-              zip(spec.fields, spec.split(states).values(), strict=True)]
+    scales = []
+    for one, values in zip(spec.fields, spec.split(states).values(), strict=True):
+        deviation = float(values.std())
+        scales.append(np.full(one.size, deviation if deviation > one.rounding * np.abs(values).max() else 1.0))
     return torch.from_numpy(np.concatenate(scales))

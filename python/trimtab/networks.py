@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, NoModuleError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -122,6 +122,23 @@ class Unknowns(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "PeriodicCNN": PeriodicCNN, "Unknowns": Unknowns}
 
 
+def network_class(name: str) -> Any:
+    """The class of a network, by its shipped name or by import path; arguments and errors as of `build_network`."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(f"Unknown network {name!r}; give one of {', '.join(NETWORKS)} or \"package.module:Class\".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        sentence = f"The network {name!r} cannot be imported: {error}"
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise NoModuleError(f"{sentence}; call trimtab in the folder of {module.partition('.')[0]}, or set "
+                                "PYTHONPATH to it.", sentence) from error
+        raise ConfigError(f"{sentence}.") from error
+
+
 def build_network(name: str, **options: Any) -> nn.Module:
     """A network by its shipped name or by import path.
 
@@ -134,17 +151,9 @@ def build_network(name: str, **options: Any) -> nn.Module:
 
     Raises:
         ConfigError: no such name, not importable, not a torch module, or arguments it does not take.
+        NoModuleError: there is no module of that name where Python looks.
     """
-    if name in NETWORKS:
-        kind: Any = NETWORKS[name]
-    else:
-        module, colon, attribute = name.partition(":")
-        if not colon:
-            raise ConfigError(f"Unknown network {name!r}; give one of {', '.join(NETWORKS)} or \"package.module:Class\".")
-        try:
-            kind = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"The network {name!r} cannot be imported: {error}.") from error
+    kind = network_class(name)
     try:
         inspect.signature(kind).bind(**options)
     except TypeError as error:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.errors import ConfigError
+from trimtab.errors import BlowUpError, ConfigError
 from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import OfflineConfig, TrainingConfig
+from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
@@ -43,6 +44,7 @@ class Labels:
         # Components that have a label; what a named slot should return is no component of the state.
         self.observed = windows.targets.observation.components if self.view is None else None
         self._all: tuple[np.ndarray | None, np.ndarray] | None = None
+        self.blown: tuple[int, int, int] | None = None  # the first blow-up met: run, snapshot, inner step by which it came
 
     def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """States and labels of some windows; those on which the solver alone blows up are left out.
@@ -62,7 +64,13 @@ class Labels:
             kept, labels = self._all[0], self._all[1][indices]
             states = self.windows.start(indices) if kept is None else kept[indices]
         finite = np.isfinite(labels if self.observed is None else labels[:, self.observed]).all(axis=1)
+        if self.view is not None:
+            finite &= np.isfinite(states).all(axis=1)
         return (states, labels) if finite.all() else (states[finite], labels[finite])
+
+    def where(self) -> str:
+        """The first blow-up, as a part of a sentence."""
+        return "" if self.blown is None else " (run {}, snapshot {}: by inner step {})".format(*self.blown)
 
     def prepare(self, world: World | None = None) -> None:
         """Compute the labels that are kept, unless they are there.
@@ -89,7 +97,14 @@ class Labels:
         # Waves that the solver drops are nothing that it misses; of a part of the field nobody can tell them.
         project = getattr(self.solver, "project", None) if self.observed is None else None
         missing = ((end if project is None else project(end)) - window.states[1]) / window.h
-        return (start, missing) if self.view is None else self.view(start, missing, self.stride * self.outer)
+        failed = np.asarray(window.failed_step)
+        if self.view is not None:
+            start, missing = self.view(start, missing, self.stride * self.outer)
+            failed = np.where((failed == 0) & ~np.isfinite(start).all(axis=1), 1, failed)  # in the step that looks at the inputs
+        if failed.any() and self.blown is None:
+            member = int(np.argmax(failed > 0))
+            self.blown = (*self.windows.place(int(indices[member])), int(failed[member]))
+        return start, missing
 
 
 def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Targets, training: TrainingConfig) -> None:
@@ -103,10 +118,20 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
 
     Raises:
         ConfigError: the solver is the truth.
+        BlowUpError: the solver alone blows up on every state.
         InputError: an input or all labels do not vary.
     """
     labels = Labels(solver, targets.windows("training", targets.gap, training.window), training.stride, keep=False)
-    seen, missing = labels.get(labels.windows.spread(SAMPLE))
+    chosen = labels.windows.spread(SAMPLE)
+    seen, missing = labels.get(chosen)
+    if not len(seen):
+        raise BlowUpError(f"The solver alone blew up on all of {len(chosen)} states of the truth, within one outer "
+                          f"step{labels.where()}: shorten its time step or training.stride, or look whether those "
+                          "states are such as the code can start from (a hidden field that is missing, another unit).",
+                          np.ones(len(chosen), np.int64))
+    if len(seen) < len(chosen):
+        log.warning("The solver alone blew up on %d of %d states of the truth within one outer step%s: they are left out; "
+                    "shorten its time step if that is not meant.", len(chosen) - len(seen), len(chosen), labels.where())
     if not missing.any():
         raise ConfigError("The solver makes the truth's steps bit for bit, so that there is nothing to learn: change in "
                           "[reference] solver what the truth has, or in [solver] what the solver lacks (a value that the code's "

@@ -86,10 +86,12 @@ class Records:
                     self._events.write_event(Event(wall_time=time.time(), step=self._at(row),
                                                    summary=scalar(f"{values['phase']}/{name}", values[name])))
             self._events.flush()
-        told = ("phase", "epoch", "step", "loss", "validation", "dropped", "skipped", "seconds")
-        log.info("%s epoch %d, step %d: loss %.4g, validation %.4g, %d dropped, %d skipped, %.1f s (solver %.3g, network %.3g, "
+        loss = "–" if math.isnan(values["loss"]) else f"{values['loss']:.4g}"  # before any step there is none
+        told = ("validation", "dropped", "skipped", "seconds")
+        log.info("%s epoch %d, step %d: loss %s, validation %.4g, %d dropped, %d skipped, %.1f s (solver %.3g, network %.3g, "
                  "backward %.3g, exchange %.3g, wait %.3g; idle %.1f %%)",
-                 *(values[name] for name in told), *(values[name] for name in RECORDED[:-1]), 100 * values["idle"])
+                 values["phase"], values["epoch"], values["step"], loss, *(values[name] for name in told),
+                 *(values[name] for name in RECORDED[:-1]), 100 * values["idle"])
 
     def close(self) -> None:
         """Flush and close."""

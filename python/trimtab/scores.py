@@ -12,6 +12,7 @@ from trimtab.state import SolverSpec
 
 STABLE_FACTOR = 2.0
 TAIL = 2.0
+QUIET = 1e-6  # of a field's deviation: a component that varies less has none to measure by
 PDF_BINS = 96
 
 
@@ -146,6 +147,23 @@ def wasserstein(samples: np.ndarray, truth: np.ndarray) -> float:
     return float(np.sum(np.abs(gap) * np.diff(values)))
 
 
+def varying(spec: SolverSpec, truth: np.ndarray) -> np.ndarray:
+    """Which components vary in the truth, so that a distance may be measured in their standard deviations.
+
+    Args:
+        spec: the solver's.
+        truth: (M, N) states.
+
+    Returns:
+        (N,) bool: false where the standard deviation is rounding of the value, or below `QUIET` of the root mean square of those
+        of the field: a wall, a spectral coefficient that stays 0.
+    """
+    deviation, largest, parts = truth.std(axis=0), np.abs(truth).max(axis=0), []
+    for field, own, values in zip(spec.fields, spec.split(deviation).values(), spec.split(largest).values(), strict=True):
+        parts.append(((own > field.rounding * values) & (own > QUIET * np.sqrt(np.square(own).mean()))).ravel())
+    return np.concatenate(parts)
+
+
 def marginal_distance(samples: np.ndarray, truth: np.ndarray, limit: int = 400_000) -> float:
     """Mean over the components of the Wasserstein-1 distance of their marginals, in standard deviations of the truth.
 
@@ -248,9 +266,9 @@ def valid_time(error: np.ndarray, times: np.ndarray, threshold: float) -> np.nda
     doi:10.1016/j.neunet.2020.02.016.
 
     Args:
-        error: (K, B), over the climatological standard deviation, NaN after a blow-up.
+        error: (K, B), NaN after a blow-up.
         times: (K,) lead times.
-        threshold: the largest error that is still valid.
+        threshold: the largest error that is still valid, in its unit; usually a share of the climatological standard deviation.
 
     Returns:
         (B,), in the unit of time.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import trimtab
-from trimtab.checkpoint import Run, load_correction, load_run, read_checkpoint
+from trimtab.checkpoint import Run, check_place, load_correction, load_run, read_checkpoint
 from trimtab.climate import Curves
 from trimtab.closures import best_smagorinsky
 from trimtab.config import Experiment, dump_experiment
@@ -57,6 +57,7 @@ def score_run(folder: str | Path, *, again: bool = False, progress: Progress = s
     stored = world.broadcast(stored if stored is not None and stored.settings.get("stamp") == stamp else None)
     if stored is not None:
         return stored
+    check_place(run)
     solver = open_joined(trimtab.open_solver, world.domain, run.experiment.solver.name, **run.experiment.solver.options)
     try:
         evaluation = _evaluate(run, solver, progress, world)

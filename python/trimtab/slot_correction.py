@@ -61,6 +61,7 @@ class SlotCorrection(nn.Module):
         self.input_mean: Tensor
         self.input_scale: Tensor
         self.output_scale: Tensor
+        self._rounding = [one.rounding for one in inputs]
         self._slots: dict[str, SlotPart] = {}
         self._parts, first_in, first_out = {}, 0, 0  # of each slot: its scales, the one shape of its inputs, that of its answer
         for slot in spec.slots:
@@ -93,6 +94,28 @@ class SlotCorrection(nn.Module):
             raise InputError(f"The networks of the slots see {sum(sizes)} numbers, and {seen.shape[-1]} came.")
         parts = [self.apply_slot(slot, part) for slot, part in zip(self.slots, seen.split(sizes, -1), strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    @torch.no_grad()
+    def check_networks(self) -> None:
+        """Try each network on zeros of the shape that its slot hands over, in evaluation mode.
+
+        Raises:
+            ConfigError: it raised, or returned another shape; with the shapes, and what to set.
+        """
+        modes = [(one, one.training) for one in self.modules()]
+        self.eval()
+        try:
+            for slot, size in zip(self.slots, [sum(one.size for one in slot.inputs) for slot in self.slots], strict=True):
+                try:
+                    with torch.random.fork_rng(devices=[]):
+                        self.apply_slot(slot, torch.zeros(2, size, dtype=self.dtype))
+                except Exception as error:  # whatever the user's network raises
+                    why = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+                    raise ConfigError(f"The network of the slot {slot.name} does not fit: {_hands(slot)}; it raised {why}."
+                                      ) from error
+        finally:
+            for one, training in modes:
+                one.training = training
 
     def slot(self, name: str) -> SlotPart:
         """What fills one slot.
@@ -139,7 +162,9 @@ class SlotCorrection(nn.Module):
         """
         device = self.input_mean.device
         parts = _by_field(seen, self.input_sizes, device)
+        least = torch.stack([one * part.abs().max() for one, part in zip(self._rounding, parts, strict=True)])
         deviations = torch.stack([part.std() for part in parts])
+        deviations = torch.where(deviations <= least, 0.0, deviations)  # NaN stays, and is refused
         # An input that is the same everywhere (a constant, a mask at one value) only loses its mean.
         if not (deviations > 0).any():
             varying("input", deviations)
@@ -210,6 +235,18 @@ def _check(output: Any, shapes: list[tuple[int, ...]], where: str) -> None:
     if found not in shapes:
         raise InputError(f"The network of the slot {where} returned {found}; it must return a tensor of shape {shapes[0]}: mend "
                          "the network's last layer.")
+
+
+def _hands(slot: Slot) -> str:
+    """What a slot hands to its network, and what to set for it."""
+    parts = []
+    for fields in (slot.inputs, slot.outputs):
+        shapes = {one.shape for one in fields}
+        text = ", ".join(["B", str(len(fields)), *map(str, fields[0].shape)])
+        named = ", ".join(f"{one.name} ({', '.join(['B', *map(str, one.shape)])})" for one in fields)
+        parts.append(f"({text})" if len(shapes) == 1 else f"a dictionary of {named}")
+    return (f"the slot hands {parts[0]} and takes {parts[1]}: set inputs = {len(slot.inputs)}, outputs = {len(slot.outputs)} (or "
+            "the channels or sizes of a shipped network) in [network], or mend its layers")
 
 
 def _shapes(fields: Sequence[Field]) -> str:

@@ -64,6 +64,15 @@ class SlotWeight:
                                       "of its "
                                       "shape: let `trimtab couple check` write it anew.")
 
+    def check(self, stride: int) -> None:
+        """Refuse outer steps of another length than the weight of one step was measured at.
+
+        Raises:
+            ConfigError: see above.
+        """
+        if self.step or self.response is not None:
+            self._at_stride(stride)
+
     def transpose(self, lam: Tensor, stride: int, steady: bool) -> Tensor:
         """The cotangent of the slots' outputs.
 

@@ -43,6 +43,11 @@ class Field:
         """Number of values of the field."""
         return math.prod(self.shape)
 
+    @property
+    def rounding(self) -> float:
+        """Share of its values below which a standard deviation is rounding: the field is constant."""
+        return 5e-7 if self.dtype.endswith("32") else 1e-12
+
 
 @dataclass(frozen=True)
 class Slot:

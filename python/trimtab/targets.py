@@ -338,6 +338,11 @@ class Windows:
         offsets = np.array([lead * self.targets.skip // self.targets.gap for lead in leads])
         return self.runs.start + indices // self.count, (self.first + indices % self.count)[None, :] + offsets[:, None]
 
+    def place(self, index: int) -> tuple[int, int]:
+        """Run and snapshot at which a window starts, as in the file."""
+        runs, snapshots = self._places([index], (0,))
+        return int(runs[0]), int(snapshots[0, 0])
+
     def spread(self, number: int) -> np.ndarray:
         """Indices of `number` windows, evenly spread; of all of them when number is 0 or too large."""
         if not number or number >= len(self):

@@ -32,6 +32,7 @@ from trimtab.records import RECORDED, Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
 from trimtab.session import StopSignal, deterministic, log, logged, unlogged
+from trimtab.slot_weight import SlotWeight
 from trimtab.state import SolverSpec, visible_size
 from trimtab.targets import Targets
 from trimtab.world import LONGEST, PATIENCE, World
@@ -268,12 +269,24 @@ class Trainer:
         gradient = get_gradient(experiment.training.gradient, **experiment.training.gradient_options)
         gradient.join(self.world.cohort, self.world.holders)
         gradient.check(self.solver)
+        self._check_weight(gradient.steady)
         path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
         h = experiment.training.stride * self.solver.spec.dt
         self.targets = Targets(path, self.whole, experiment.reference, h, experiment.observation,
                                block=getattr(self.solver, "block", None))
         log.info("%s: %d runs of %d snapshots, %g apart; h = %g", path, *self.targets.shape[:2],
                  self.targets.interval, h)
+
+    def _check_weight(self, steady: bool) -> None:
+        """Refuse a solver.weight of another stride before anything is computed; with the truth in a file, its opening tells."""
+        experiment, weight = self.experiment, getattr(self.solver, "weight", None)
+        training, reference = experiment.training, experiment.reference
+        if not isinstance(weight, SlotWeight):
+            return
+        if not steady:
+            weight.check(training.stride)
+        if (experiment.offline.steps or not (experiment.correction.input_mean or training.start_from)) and not reference.file:
+            weight.check(max(training.stride, round(reference.interval / self.solver.spec.dt)))
 
     def _begin(self, saved: dict[str, Any] | None) -> None:
         """Weights, optimiser, random states and position: fresh, or as the checkpoint has them."""
@@ -367,7 +380,7 @@ class Trainer:
                 "slots": checkpoint.slots_of(self.solver.spec),
                 "coefficient": self.solver.spec.coefficient and self.solver.spec.coefficient.name,
                 "correction": weights, "progress": asdict(self.at),
-                "history": self.records.history if self.records else [], **self._provenance}
+                "history": self.records.history if self.records else [], "folder": str(Path.cwd()), **self._provenance}
 
 
 def _copied(weights: dict[str, Any]) -> dict[str, Any]:

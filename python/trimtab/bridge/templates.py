@@ -37,7 +37,8 @@ def lay_down(folder: str | Path, name: str, *, fixed: bool = False) -> list[Path
                if path.is_file() and path.name != other}
     there = [path.name for path in written if path.exists()]
     if there:
-        raise ConfigError(f"{folder} already holds {', '.join(there)}: give another folder, or move them away.")
+        raise ConfigError(f"{folder} already holds {', '.join(there)}: give a folder of its own, such as "
+                          f"{folder / 'trimtab'}, and name your sources from there in its Makefile (SOURCES = ../a.f90 ...).")
     with replacing_in(folder) as partial:
         for path, text in written.items():
             filled = re.sub(r"NAME(?=[^A-Z]|$)", name, text).replace("ADAPTER", adapter)

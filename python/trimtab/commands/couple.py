@@ -18,7 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument("--name", required=True, help="the code's name, as a Fortran name")
     init.add_argument("--fixed", action="store_true", help="the adapter in fixed form")
     check = parts.add_parser("check", help="restart, weight of the correction, gradient, cost: one table, one remedy a line")
-    check.add_argument("source", metavar="DIR|TOML", help="the TOML, or the folder that holds one")
+    check.add_argument("source", nargs="?", default=".", metavar="DIR|TOML",
+                       help="the TOML, or the folder that holds one (default: this folder)")
     check.add_argument("--keep", action="store_true", help="do not write the measured weight into the TOML")
 
 

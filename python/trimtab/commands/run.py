@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.commands`."""
     from trimtab import deploy
-    from trimtab.checkpoint import load_run
+    from trimtab.checkpoint import check_place, load_run
     from trimtab.config import load_experiment
     from trimtab.joined import local_spec, open_joined
     from trimtab.reference import silent
@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     world = options.world
     trained = (Path(options.run) / "experiment.toml").is_file()
     run = load_run(options.run) if trained or not options.solver_only else None
+    if run:
+        check_place(run)
     experiment = run.experiment if run else load_experiment(options.run)
     with (
         open_joined(trimtab.open_solver, world.domain, experiment.solver.name, **experiment.solver.options) as solver,

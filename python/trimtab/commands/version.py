@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import trimtab
 
@@ -12,6 +13,7 @@ TEXT = "print versions, the threads and allocator settings in force, and what a 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `trimtab.commands`."""
+    parser.add_argument("--folder", action="store_true", help="print only the folder of what Fortran programs link")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,6 +25,9 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.bridge.compiled import installed
     from trimtab.bridge.runtime import configure_runtime
 
+    if options.folder:
+        print(Path(str(installed("libtrimtab_correction"))).parent)
+        return 0
     packages = ("torch", "numpy", "xarray", "netCDF4", "matplotlib", "f90wrap")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     print(f"trimtab {trimtab.__version__} (Python {platform.python_version()}, {versions})\nThis process: {configure_runtime()}.")

@@ -153,6 +153,9 @@ class IsolatedSolver:
                 self._compare(run, start[: self._group], min(steps, PROBE))
                 self._verify = False
             window = run(start, steps)
+            watch = getattr(correction, "stopwatch", None)
+            if watch is not None:
+                watch.seconds += run.network
         if on_blow_up == "raise":
             refuse_blow_up(self.spec, window.failed_step, steps * stride)
         return window
@@ -228,7 +231,13 @@ class IsolatedSolver:
 
 
 class _Rollout:
-    """One rollout after the other with the same settings."""
+    """One rollout after the other with the same settings.
+
+    Attributes:
+        network: seconds of the last one that passed while the network ran; of workers side by side, their mean.
+    """
+
+    network = 0.0
 
     def __init__(self, solver: IsolatedSolver, stride: int, time: float, corrected: bool, mark: bool):
         self.crew, self.group, self.mirror = solver._crew, solver._group, solver._mirror if corrected else None
@@ -254,6 +263,8 @@ class _Rollout:
         finally:
             os.close(file)
         answered = [one.value[0] for one in outcomes if isinstance(one, ch.Answer) and one.value]
+        spent = [one.value[2] for one in outcomes if isinstance(one, ch.Answer) and one.value]
+        self.network = sum(spent) / min(self.crew.lanes, max(1, len(spent)))
         h = answered[0] if answered else self.stride * self.dt
         if not isinstance(outcomes[0], ch.Answer):
             times[:] = self.time + h * np.arange(steps + 1)

@@ -145,16 +145,21 @@ class _Worker:
             raise self.correction.exception()
         return self.correction
 
-    def _advance(self, job: ch.Advance, file: int) -> tuple[float, int | None]:
-        """Write the members' part of the window; returns h, and the width of the network's inputs if recorded."""
+    def _advance(self, job: ch.Advance, file: int) -> tuple[float, int | None, float]:
+        """Write the members' part of the window; returns h, the width of the network's inputs if recorded, and the seconds that
+        the network took, where the correction has a stopwatch."""
         layout = WindowMemory(job.shape)
         states, times, failed, done = layout.views(mapped(file, job.size))
         members, steps = slice(job.first, job.stop), job.shape[0] - 1
         inner = innermost(self.solver)
         if hasattr(inner, "on_step"):
             inner.on_step = _recorder(done, members)
-        window = self.solver.advance(states[0, members].copy(), steps, correction=self._module() if job.corrected else None,
-                                     stride=job.stride, time=job.time, on_blow_up="mark")
+        module = self._module() if job.corrected else None
+        watch = getattr(module, "stopwatch", None)
+        before = 0.0 if watch is None else watch.seconds
+        window = self.solver.advance(states[0, members].copy(), steps, correction=module, stride=job.stride, time=job.time,
+                                     on_blow_up="mark")
+        network = 0.0 if watch is None else watch.seconds - before
         if window.states.shape != states[:, members].shape:
             raise SolverError(f"The solver returned a window of shape {window.states.shape}; {steps} steps of "
                               f"{job.stop - job.first} members are {states[:, members].shape}.")
@@ -162,12 +167,12 @@ class _Worker:
         if job.first == 0:
             times[:] = window.times
         if window.inputs is None:
-            return float(window.h), None
+            return float(window.h), None, network
         width = window.inputs.shape[-1]
         size = layout.size_with_inputs(width)
         grow(file, size)
         layout.inputs(mapped(file, size), width)[:, members] = window.inputs
-        return float(window.h), width
+        return float(window.h), width, network
 
     def _call(self, job: Any, file: int) -> Any:
         positional, named = unpack(job.packed, file)

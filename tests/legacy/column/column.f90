@@ -5,6 +5,7 @@ module column
   integer, parameter :: n = 8
   real :: temperature(n) = 0.0
   real :: dt = 0.05
+  real, allocatable :: drift(:)  ! of the adapter alone: the main program never allocates it
 contains
   subroutine set_up()
     integer :: i
@@ -21,14 +22,17 @@ contains
 end module column
 
 subroutine trimtab_initialise() bind(c)
-  use column, only: set_up
+  use column, only: set_up, drift
   call set_up()
+  allocate (drift(3))
+  drift = 0.0
 end subroutine trimtab_initialise
 
 subroutine trimtab_describe() bind(c)
   use trimtab
-  use column, only: temperature, dt
+  use column, only: temperature, dt, drift
   call trimtab_clock(dt, 's')
+  call trimtab_hidden(drift(1:3), 'drift')
   call trimtab_field(temperature, 'temperature', 'K', 'z')
   call trimtab_slot('column')
   call trimtab_input(temperature, 'temperature', 'K', 'z')
