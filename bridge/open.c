@@ -215,7 +215,8 @@ int32_t trimtab_fill_slot(const char *slot, const char *path, char *message, int
         return refuse(message, length, "this program has no named slots: link trimtab_slot.c into it");
     if (fill_slot(slot, path, "", message, length))
         return 1;
-    if (trimtab_slot_description && trimtab_slot_when_ready && trimtab_slot_refuse)
+    /* Blocks are of MPI programs alone; no other describes its state, whose arrays may not exist here. */
+    if (trimtab_slot_description && trimtab_slot_when_ready && trimtab_slot_refuse && dlsym(dlopen(NULL, RTLD_LAZY), "MPI_Initialized"))
         trimtab_slot_when_ready(*slot ? slot : all->slot, fit_block);
     return 0;
 }

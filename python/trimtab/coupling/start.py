@@ -48,7 +48,7 @@ def check_start(bench: Bench) -> list[Finding]:
 
 
 def check_again(bench: Bench) -> list[Finding]:
-    """The code opened in another process: the same initial state, bit for bit; nothing for a code of MPI ranks."""
+    """The code opened in another process: the same initial state, bit for bit; nothing for a code on MPI ranks (it cannot be)."""
     if mpi_libraries(Path(bench.options["library"])):
         return []
     options = {**bench.options, "isolation": "process", "instances": 1}
