@@ -309,3 +309,23 @@ def test_blocks_that_do_not_fit_are_refused(make, sentence):
 def _with(field: Field) -> tuple[Division, list[np.ndarray]]:
     first, second = division(3, 0, hidden=field), division(2, 3, hidden=field)
     return first, [first.places, second.places]
+
+
+def test_a_set_up_that_begins_and_ends_mpi_is_left_in_peace(tmp_path):
+    """MPI runs already under Python: MPI_INIT and MPI_FINALIZE of the code do nothing, and Python's own job ends well."""
+    folder = build(tmp_path / "own", adapter=(
+        "  use mpi, only: MPI_COMM_WORLD\n  use trimtab\n  use blocks_state, only: comm, kappa\n"
+        "  use blocks_step, only: setup\n  implicit none\n",
+        "  use mpi\n  use trimtab\n  use blocks_state, only: comm, kappa\n  use blocks_step, only: setup\n  implicit none\n"
+        "  integer :: code, level\n  call MPI_Init(code)\n  call MPI_Init_thread(MPI_THREAD_FUNNELED, level, code)\n"
+        "  call MPI_Finalize(code)\n"))
+    script = ("import trimtab; from mpi4py import MPI; world = MPI.COMM_WORLD\n"
+              "solver = trimtab.open_solver('blocks', library='./libblocks.so', files=['blocks.nml'], comm=world)\n"
+              "end = solver.advance(solver.initial_state(), 2).states[-1].sum()\n"
+              "print('sum', world.allreduce(float(end)), world.size)")
+    sums = []
+    for ranks in (1, 2):
+        code, output = mpirun(ranks, folder, sys.executable, "-c", script)
+        assert code == 0, output
+        sums.append(float(re.search(rf"sum (\S+) {ranks}$", output, re.MULTILINE)[1]))
+    assert np.isclose(*sums, rtol=1e-12)

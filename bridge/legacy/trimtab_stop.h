@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A STOP or MPI_Abort in a code that runs inside of Python ends Python: then at least it says so, and not with success; only for
- * trimtab_slot.c. */
+/* A STOP or MPI_Abort in a code that runs inside of Python ends Python: then at least it says so, and not with success. And MPI is
+ * begun and ended by Python there, whatever the code says; only for trimtab_slot.c. */
 #ifndef TRIMTAB_STOP_H
 #define TRIMTAB_STOP_H
 #include "trimtab_array.h"
@@ -54,6 +54,42 @@ static void ended(int status)
     }
 ABORT(mpi_abort_)
 ABORT(mpi_abort_f08_)
+
+/* MPI that runs already is not begun again, and not ended under Python. */
+extern int MPI_Initialized(int *found) __attribute__((weak));
+extern int MPI_Query_thread(int *provided) __attribute__((weak));
+
+static bool begun(int *error)
+{
+    int found = 0;
+    if (MPI_Initialized) MPI_Initialized(&found);
+    if (found && error) *error = 0;
+    return found;
+}
+
+#define BEGIN(NAME) \
+    extern void p##NAME(int *) __attribute__((weak)); \
+    __attribute__((weak)) void NAME(int *error) { if (!begun(error) && p##NAME) p##NAME(error); }
+#define BEGIN_THREAD(NAME) \
+    extern void p##NAME(int *, int *, int *) __attribute__((weak)); \
+    __attribute__((weak)) void NAME(int *required, int *provided, int *error) \
+    { \
+        if (!begun(error) && p##NAME) p##NAME(required, provided, error); \
+        else if (MPI_Query_thread) MPI_Query_thread(provided); \
+    }
+#define END(NAME) \
+    extern void p##NAME(int *) __attribute__((weak)); \
+    __attribute__((weak)) void NAME(int *error) \
+    { \
+        if (T->terminal < 0 && p##NAME) p##NAME(error); \
+        else if (error) *error = 0; \
+    }
+BEGIN(mpi_init_)
+BEGIN(mpi_init_f08_)
+BEGIN_THREAD(mpi_init_thread_)
+BEGIN_THREAD(mpi_init_thread_f08_)
+END(mpi_finalize_)
+END(mpi_finalize_f08_)
 
 #ifdef __GLIBC__
 static void ended_with(int status, void *nothing) { (void)nothing; ended(status); }

@@ -47,7 +47,7 @@ def training_cost(bench: Bench, correction: AnyCorrection, step: float, filled: 
     found = f"; the training of this TOML about {duration(seconds)} on one core"
     saved = training.epochs * (windows + validated) * inner * max(0.0, filled - step)
     if not correction.compiled and saved > LOUDEST * seconds:
-        found += f" (compiled = true saves up to {duration(saved)} of it)"
+        found += f" (compiled = true saves {'most' if saved > seconds else f'up to {duration(saved)}'} of it)"
     if not reference.file and "name" not in reference.solver:
         runs = reference.training_runs + reference.validation_runs + reference.test_runs
         found += f", and its reference {duration(runs * (spin_up + (reference.snapshots - 1) * between) * step)}"
