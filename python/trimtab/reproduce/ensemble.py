@@ -20,6 +20,9 @@ On the plane the default is the best of 20 runs at every size: smooth directions
 there), aimed ones alone are enough at n = 10 and not at n = 50. On the ring of Lorenz 96, localise. "white, none" has the right
 direction of d theta at a wrong length, for the last steps of the window alone enter it.
 
+At 512^2 (262,144 components, measured at n = 4, 7.2 GB) the cosine of d u_0 is 0.99992 with the default, 0.984 with 20 smooth
+ones, as static's.
+
 What is measured is a gradient, not a closure; `map` shows what a gradient is worth. K forward runs cost K solver and network
 steps a step and window, whatever d_u; nothing of size d_u x d_u exists.
 """
