@@ -316,3 +316,38 @@ def test_an_interrupt_ends_a_rollout_within_a_step(open_ring):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert np.isfinite(solver.advance(solver.initial_state(), 2).states).all()
+
+
+class Turning:
+    """What `check_weight` asks of a bench: Adams-Bashforth on pairs that turn by `angle` a step, called through one slot."""
+
+    def __init__(self, angle: float, stride: int):
+        field = trimtab.state.Field("x", "x", "1", ("i",), (64,))
+        old = trimtab.state.Field("old", "old", "1", ("old_1",), (64,), {}, True)
+        slot = trimtab.state.Slot("turn", (field,), (field,))
+        self.spec = trimtab.state.SolverSpec("turning", 0.1, 1, (field, old), slots=(slot,))
+        self.angle, self.stride, self.most, self.made = angle, stride, 10**6, 0
+        self.state = np.random.default_rng(1).standard_normal((1, 128))  # of two levels
+        self.own = self.library = self
+
+    def calls(self) -> int:
+        return self.made
+
+    def run(self, state, steps, *, stride=1, outputs=None, noop=False):
+        x, old = state[0, :64].copy(), state[0, 64:].copy()
+        states = [state[0]]
+        for step in range(steps * stride):
+            self.made += 1
+            tendency = self.angle / 0.1 * np.stack([-x[1::2], x[::2]], 1).ravel() + (0 if outputs is None else outputs)
+            x, old = x + 0.1 * (1.5 * tendency - 0.5 * old), tendency
+            if (step + 1) % stride == 0:
+                states.append(np.concatenate([x, old]))
+        return np.array(states)
+
+
+@pytest.mark.parametrize(("angle", "stride", "told"), [(0.02, 1, True), (0.02, 10, True), (0.5, 10, False)])
+def test_the_flow_is_not_taken_for_a_lasting_weight(angle, stride, told):
+    """Over ten outer steps of ten the flow turns a push around: a weight below 0 was written, and the training diverged."""
+    (finding,), weight = check_weight(Turning(angle, stride))
+    assert weight.get("steady", {"x": 1.0}) == {"x": 1.0}
+    assert ("cannot be told" in finding.found) != told, finding
