@@ -69,16 +69,16 @@ def changed(text: str, changes: dict[str, str]) -> str:
     return text
 
 
-def build(folder: Path, **changes: str) -> Path:
+def build(folder: Path, **changes: dict[str, str]) -> Path:
     """The code's library in a folder of its own, as the chapter says; more changes of its sources by file."""
     lay_down(folder, "blocks")
     for one in LEGACY.iterdir():
         if one.is_file():
             shutil.copy(one, folder)
     (folder / "blocks.f90").write_text(changed((LEGACY / "blocks.f90").read_text(), CHANGED))
-    for name, (old, new) in changes.items():
+    for name, several in changes.items():
         file = folder / f"{name}.f90"
-        file.write_text(changed(file.read_text(), {old: new}))
+        file.write_text(changed(file.read_text(), several))
     make = (folder / "Makefile").read_text()
     make = re.sub(r"^SOURCES =.*", "SOURCES = blocks.f90", make, flags=re.MULTILINE)
     (folder / "Makefile").write_text(re.sub(r"^FC =.*", "FC = mpif90", make, flags=re.MULTILINE))
@@ -163,9 +163,21 @@ def test_two_ranks_train_as_one_until_the_code_ends_the_job(place, one):
     assert "into a trimtab.log of its own, here /" in (place / "two" / "log.txt").read_text()
 
 
+def test_a_code_that_speaks_mpi_f08(place, one, tmp_path):
+    """Its communicator is a type; MPI_IN_PLACE and MPI_STATUS_IGNORE of that module are MPI's own here, too."""
+    folder = build(tmp_path / "f08", blocks={
+        "module blocks_state\n  use mpi\n": "module blocks_state\n  use mpi_f08\n",
+        "module blocks_step\n  use mpi\n": "module blocks_step\n  use mpi_f08\n",
+        "integer :: comm = MPI_COMM_NULL, rank": "type(MPI_Comm) :: comm = MPI_COMM_NULL\n  integer :: rank",
+    }, adapter={"  use mpi, only:": "  use mpi_f08, only:", "communicator(comm)": "communicator(comm%MPI_VAL)"})
+    code, output = mpirun(2, folder, sys.executable, "-c", TRAIN, "f08", *SHORT, "parallel.domain=2")
+    assert code == 0, output
+    assert_same_training(folder / "f08", one)
+
+
 def test_a_stop_ends_the_process_with_a_sentence(tmp_path):
     """Exit code and words, where the code's own would be 0 and unseen."""
-    folder = build(tmp_path / "stop", blocks=("    call MPI_Abort(comm, 7, code)\n", "    stop 'too hot to go on'\n"))
+    folder = build(tmp_path / "stop", blocks={"    call MPI_Abort(comm, 7, code)\n": "    stop 'too hot to go on'\n"})
     script = ("import numpy as np, trimtab; from trimtab.coupling.bench import Given; "
               "solver = trimtab.open_solver('blocks', library='libblocks.so', files=['blocks.nml']); "
               "solver.advance(solver.initial_state(), 5, correction=Given(solver.spec, np.full(800, 1e7)))")
@@ -313,12 +325,12 @@ def _with(field: Field) -> tuple[Division, list[np.ndarray]]:
 
 def test_a_set_up_that_begins_and_ends_mpi_is_left_in_peace(tmp_path):
     """MPI runs already under Python: MPI_INIT and MPI_FINALIZE of the code do nothing, and Python's own job ends well."""
-    folder = build(tmp_path / "own", adapter=(
+    folder = build(tmp_path / "own", adapter={
         "  use mpi, only: MPI_COMM_WORLD\n  use trimtab\n  use blocks_state, only: comm, kappa\n"
-        "  use blocks_step, only: setup\n  implicit none\n",
+        "  use blocks_step, only: setup\n  implicit none\n":
         "  use mpi\n  use trimtab\n  use blocks_state, only: comm, kappa\n  use blocks_step, only: setup\n  implicit none\n"
         "  integer :: code, level\n  call MPI_Init(code)\n  call MPI_Init_thread(MPI_THREAD_FUNNELED, level, code)\n"
-        "  call MPI_Finalize(code)\n"))
+        "  call MPI_Finalize(code)\n"})
     script = ("import trimtab; from mpi4py import MPI; world = MPI.COMM_WORLD\n"
               "solver = trimtab.open_solver('blocks', library='./libblocks.so', files=['blocks.nml'], comm=world)\n"
               "end = solver.advance(solver.initial_state(), 2).states[-1].sum()\n"
