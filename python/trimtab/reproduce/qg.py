@@ -16,8 +16,10 @@ similarity 0.33 to 0.42, static fine-tuning better than offline by a few per cen
 
 Measured, 3 seeds, similarity at lead 50 (spread over seeds 0.008 to 0.01): Smagorinsky 0.208, offline 0.564, the paper's fine-
 tuning 0.583, static from scratch 0.566; static at n = 5, 20, 50, 100: 0.574, 0.580, 0.572, 0.564 (its best checkpoint is
-offline's: nothing learnt); tangent: 0.576, 0.584, 0.582, 0.572. The enstrophy spectrum's error of long runs is best offline
-(0.14; fine-tuned 0.19, no closure 0.81), so that the prototype's bound is missed; no run with a network blew up.
+offline's: nothing learnt); tangent: 0.576, 0.584, 0.582, 0.572. The enstrophy spectrum's error of long runs is 0.14 offline,
+0.16 to 0.22 after it (Smagorinsky 0.26, no closure 0.81). The two held-out runs of the truth are 0.23 apart: so short, they do
+not tell these networks from each other or from the truth, and the prototype's bound (0.12), which is missed, lies below what
+they resolve. No run with a network blew up.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ SEEDS = 3
 STEPS = {5: 200, 20: 100, 50: 60, 100: 40}  # optimiser steps by window: longer windows get fewer, but more solver steps
 BATCH = 8
 GREGORY = ("training.gradient=tangent", "training.gradient_options={quadrature = \"gregory\"}")
+BASELINES = {"truth": "truth vs truth", "none": "no closure", "smagorinsky": "Smagorinsky"}
 KEPT = ("energy", "enstrophy", "pdf")
 CLIMATE = ("energy_error", "enstrophy_error", "pdf_distance", "pdf_tail_error", "stable_until")
 SMALL = ("solver.n=16", "reference.solver={n = 32, dt = 0.008, correction_at = \"stage\"}", "reference.coarse={}",
@@ -56,12 +59,13 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
     names = _names(steps)
     pieces = Pieces(out, progress, 1 + seeds * (1 + len(names)), "qg")
     base_experiment = load_experiment("qg-scaled", cut)
-    base = pieces.get("baselines", {"experiment": described(base_experiment)}, lambda: _baselines(base_experiment, pieces.tell))
+    base = pieces.get("baselines", {"experiment": described(base_experiment), "rows": BASELINES},
+                      lambda: _baselines(base_experiment, pieces.tell))
     found = train_family(pieces, "qg-scaled", cut, ("offline.steps=2",) if quick else (), names, seeds, KEPT)
     leads = base_experiment.score.leads
     keys = (*(f"similarity_{lead}" for lead in leads), f"correlation_{leads[-1]}", *CLIMATE)
     rows = [summary(name, several, keys, f"similarity_{leads[-1]}") for name, several in (
-        ("no closure", [base["none"]]), ("Smagorinsky", [base["smagorinsky"]]), *found.items())]
+        *((title, [base[name]]) for name, title in BASELINES.items() if name in base), *found.items())]
     columns = (Column("closure", "closure"), Column("seeds", "seeds"), Column("n", "n"),
                Column("eddy", "window", "eddy times"),
                *(Column(f"similarity_{lead}", f"similarity, lead {lead}") for lead in leads),
@@ -107,7 +111,8 @@ def _baselines(experiment: Experiment, tell: Any) -> dict[str, Any]:
         smagorinsky, errors = best_smagorinsky(solver, starts, ends, experiment.score.smagorinsky, steps=lead)
         done = judged(experiment, solver, targets, {"none": None, "smagorinsky": smagorinsky})
         climate = {f"truth/{key}": np.mean(done.curves[f"truth/{key}"], axis=0).tolist() for key in KEPT}
-        return {**{name: numbers(done, name, KEPT) for name in ("none", "smagorinsky")}, **climate,
+        return {**{name: numbers(done, name, () if name == "truth" else KEPT) for name in BASELINES if name in done.table.rows},
+                **climate,
                 "pdf_centres": done.curves["pdf_centres"].tolist(), "eddy": 1 / float(done.curves["deviation"]), "note":
                 f"Smagorinsky constant {smagorinsky.constant:g}, the best of {', '.join(map(str, errors))} on training runs."}
     finally:
@@ -122,6 +127,10 @@ def _checks(found: Found, base: dict[str, Any], steps: dict[int, int], leads: Se
     def ratio(key: str, name: str, other: str) -> float:
         return mean(found, name, key) / mean(found, other, key)
 
+    apart = [] if "truth" not in base else [
+        Check(f"enstrophy spectrum error, {tuned} over truth vs truth",
+              mean(found, tuned, "enstrophy_error") / base["truth"]["enstrophy_error"], 1.0, "at most", 0.0,
+              "no further from the truth than its runs from each other")]
     return (
         Check(f"similarity at lead {leads[1]}, offline", mean(found, "offline", near), 0.37, "at least", 0.1, prototype),
         Check(f"similarity at lead {leads[-1]}, {tuned} over offline", ratio(far, tuned, "offline"), 1.0, "at least", 0.0,
@@ -133,6 +142,7 @@ def _checks(found: Found, base: dict[str, Any], steps: dict[int, int], leads: Se
               "short windows: static buys the same closure"),
         Check(f"enstrophy spectrum error, {tuned} over no closure",
               mean(found, tuned, "enstrophy_error") / base["none"]["enstrophy_error"], 0.15, "at most", 0.0, prototype),
+        *apart,
         Check(f"stable until, {tuned}", mean(found, tuned, "stable_until"),
               max([base["none"]["stable_until"], *(one["stable_until"] for one in found["offline"])]), "at least", 0.0,
               "long runs do not blow up", "time units"),
