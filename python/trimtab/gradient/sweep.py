@@ -57,13 +57,14 @@ def sweep(
     for stop in range(steps if weights is None else steps + 1, 0, -rows):
         start = max(0, stop - rows)
         adjoints = torch.empty(stop - start, members, size, dtype=lam.dtype)
+        jumps = gradient.held(tape, grad_states[start:stop].flatten(0, 1)).view(adjoints.shape)  # one call for all: it is short
         for k in range(stop - 1, start - 1, -1):
             if weights is None:
                 adjoints[k - start] = lam
             behind = gradient.pullback(tape, k, lam) if k < steps else torch.zeros_like(lam)
             if k < steps:
                 # What the flow does not see of dJ/du_0 still is a derivative by u_0.
-                lam = behind + (gradient.held(tape, grad_states[k]) if k else grad_states[k])
+                lam = behind + (jumps[k - start] if k else grad_states[k])
             if weights is not None:
                 adjoints[k - start] = weights[0][k] * lam + weights[1][k] * behind
         if parameters:
