@@ -63,7 +63,7 @@ from trimtab.reproduce.table import Check, Column, Table
 from trimtab.trainer import Result, Trainer
 
 TEXT = "the corner: a black box, targets far apart, long windows: offline, static and ensemble"
-MINUTES = 15.0
+MINUTES = 10.0
 SEEDS = 3
 GOOD = 0.95  # cosine from which gradcheck trusts a gradient, as in `map`
 CLOSURES = ("offline", "static", "ensemble")

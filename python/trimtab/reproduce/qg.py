@@ -39,7 +39,7 @@ from trimtab.reproduce.pieces import Pieces, described
 from trimtab.reproduce.table import Check, Column, Table
 
 TEXT = "QG turbulence 256² to 32²: offline, static and tangent at n = 5 to 100, scores over 3 seeds"
-MINUTES = 60.0
+MINUTES = 45.0
 SEEDS = 3
 STEPS = {5: 200, 20: 100, 50: 60, 100: 40}  # optimiser steps by window: longer windows get fewer, but more solver steps
 BATCH = 8
