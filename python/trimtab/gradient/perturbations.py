@@ -15,31 +15,40 @@ from torch import Tensor
 from trimtab.cohort import Cohort
 from trimtab.errors import ConfigError
 from trimtab.gradient.anomalies import total_over
+from trimtab.gradient.base import Tape
 from trimtab.state import SolverSpec
 
 STENCIL_VALUES = 2**21  # numbers of the normal equations held at once
 
 
-def field_scales(states: Tensor, spec: SolverSpec, blocks: Cohort | None = None) -> Tensor:
-    """Root mean square of each field of each state, at every place of the state.
+def field_scales(tape: Tape, k: int, blocks: Cohort | None = None) -> Tensor:
+    """Size of each field of each member at a step, at every place of the state: its root mean square.
+
+    A field that is next to nothing at this step (less than a thousandth of itself over the window) is as large as over the
+    window; one that holds nothing but rounding, as large as those of the same unit. A perturbation of 1e-4 of a field that
+    passes through zero would else be lost in the rounding of all others.
 
     Args:
-        states: (B, N).
-        spec: the solver's.
+        tape: the rollout.
+        k: step, 0 to K.
         blocks: ranks that hold the other blocks of the state; None where it is whole.
 
     Returns:
-        (B, N), in the state's unit; 1 for a field that is zero.
+        (B, N), in the state's unit; 1 for a field that is zero and alone of its unit.
     """
-    sizes = [math.prod(field.shape) for field in spec.fields]
-    if blocks is None:
-        parts = [part.square().mean(-1, keepdim=True).sqrt() for part in states.split(sizes, -1)]
-    else:
-        sums = total_over(torch.stack([part.square().sum(-1) for part in states.split(sizes, -1)]), blocks)
-        points = total_over(torch.tensor(sizes, dtype=torch.float64), blocks)
-        parts = [(one / number).sqrt()[:, None] for one, number in zip(sums, points, strict=True)]
-    return torch.cat([torch.where(part > 0, part, 1.0).expand(-1, size)
-                      for part, size in zip(parts, sizes, strict=True)], -1)
+    fields = tape.solver.spec.fields
+    sizes = [one.size for one in fields]
+    points = torch.tensor(sizes, dtype=torch.float64)
+    now, over = tape.squares(k), tape.window_squares
+    if blocks is not None:
+        now, over, points = (total_over(one, blocks) for one in (now, over, points))
+    now, over = (now / points).sqrt(), (over / points / len(tape.states)).sqrt()
+    alike = torch.stack([torch.stack([over[:, i] for i, other in enumerate(fields) if other.units == one.units]).amax(0)
+                         for one in fields], -1)
+    rounding = torch.tensor([one.rounding for one in fields], dtype=torch.float64)
+    typical = torch.where(over > rounding * alike, over, alike)
+    part = torch.where(now > 1e-3 * typical, now, torch.where(typical > 0, typical, 1.0))
+    return part.repeat_interleave(torch.tensor(sizes), 1)
 
 
 def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatology: np.ndarray | None,
