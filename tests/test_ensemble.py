@@ -267,12 +267,12 @@ def test_refusals(options, sentence):
         EnsembleEGA(**options)
 
 
-@pytest.mark.parametrize(("climatology", "sentence"), [
-    (np.ones((4, 11)), "states of 11 numbers; the solver lorenz96 has 12"),
-    (np.ones((4, 12)), "does not vary"),
-])
-def test_a_climatology_that_does_not_fit_is_refused(climatology, sentence, open_solver, random_states):
+@pytest.mark.parametrize("members", [4, 12])  # 12: along the axes, so that the climatology would never be looked at
+def test_a_climatology_that_does_not_fit_is_refused(members, open_solver, random_states):
     solver = open_solver("lorenz96")
-    tape = tape_of(solver, random_states(solver, 2))
-    with pytest.raises(ConfigError, match=sentence):
-        EnsembleEGA(4, climatology=climatology).pullback(tape, 0, vector_for(tape))
+    u0 = random_states(solver, 2)
+    with pytest.raises(ConfigError, match="states of 11 numbers; the solver lorenz96 has 12"):
+        trimtab.rollout(solver, None, u0, 1, gradient=EnsembleEGA(members, climatology=np.ones((4, 11))))
+    with pytest.raises(ConfigError, match="does not vary"):
+        tape = tape_of(solver, u0)
+        EnsembleEGA(4, climatology=np.ones((4, 12))).pullback(tape, 0, vector_for(tape))

@@ -157,7 +157,11 @@ class EnsembleEGA(QuadratureEGA):
         self._cohort, self._blocks = cohort, blocks
 
     def check(self, solver: Solver) -> None:
-        """No localisation across blocks; see `Gradient.check`."""
+        """No localisation across blocks, no climatology of another solver; see `Gradient.check`."""
+        spec = solver.spec if self._blocks is None else getattr(solver, "whole", solver.spec)
+        if self.climatology is not None and self.climatology.shape[1] != spec.size:
+            raise ConfigError(f"The ensemble's climatology has states of {self.climatology.shape[1]} numbers; the solver "
+                              f"{spec.solver} has {spec.size}.")
         if self._blocks is not None and self.localisation:
             raise ConfigError("A localised ensemble needs the whole state on each rank, and with parallel.domain above 1 a rank "
                               "holds a block of it: leave out localisation.")

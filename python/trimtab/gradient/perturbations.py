@@ -70,7 +70,7 @@ def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatol
         (M or fewer, N) float64.
 
     Raises:
-        ConfigError: a climatology of another size, or that does not vary.
+        ConfigError: a climatology that does not vary.
     """
     which = range(number) if which is None else which
     if number >= spec.size:
@@ -80,9 +80,6 @@ def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatol
         return _smooth(shapes, number, which, range(spec.size))
     generators = [np.random.default_rng(np.random.SeedSequence([*key, row])) for row in which]
     if climatology is not None:
-        if climatology.shape[1] != spec.size:
-            raise ConfigError(f"The ensemble's climatology has states of {climatology.shape[1]} numbers; the solver "
-                              f"{spec.solver} has {spec.size}.")
         anomalies = climatology - climatology.mean(0)
         anomalies /= climate_scales(anomalies, shapes)
         found = [one.standard_normal(len(anomalies)) @ anomalies for one in generators]
