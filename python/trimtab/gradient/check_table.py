@@ -93,7 +93,7 @@ class CheckTable:
             return f"{text}, the longest window checked: use it."
         further = [name for name in good if reach[name] > reach[first]]
         if not further and not self._sure(reach[first] + 1):
-            return f"{text}; beyond, rounding hides the gradient, and nothing is said."
+            return f"{text}; beyond, the finite differences are uncertain themselves, and nothing is said."
         if not further:
             return f"{text}; beyond, no variant checked does: stay below, or {self._remedy(names)}."
         # Of those that reach furthest the cheapest.
