@@ -135,6 +135,25 @@ def test_a_field_that_holds_rounding_alone(gradient):
     np.testing.assert_allclose(u0.grad[0], np.linalg.matrix_power(step, 3)[0], rtol=1e-6)
 
 
+def test_localisation_sees_all_fields_of_a_grid():
+    """Waves: a velocity hangs on the height beside it, and that on the velocity; a regression of each alone found neither."""
+    size = 24
+
+    def waves(u):
+        v, h = u[:, :size], u[:, size:]
+        slopes = [(np.roll(one, -1, -1) - np.roll(one, 1, -1)) / 2 for one in (v, h)]
+        return np.concatenate([-slopes[1] - 0.1 * v, -slopes[0]], 1)
+
+    solver = Plain(waves, [field("v", size, "m/s"), field("h", size, "m")], dt=0.3)
+    u0, along = np.random.default_rng(0).standard_normal((2, 1, 2 * size))
+    ends = {}
+    for gradient in (EnsembleEGA(2 * size), EnsembleEGA(30, aim=0, spectrum="white", localisation=2), "static"):
+        start = torch.from_numpy(u0).requires_grad_()
+        (trimtab.rollout(solver, None, start, 2, gradient=gradient)[-1] * torch.from_numpy(along)).sum().backward()
+        ends[getattr(gradient, "localisation", "static")] = start.grad
+    assert distance(ends[2], ends[0]) < 1e-6 < 0.1 < distance(ends["static"], ends[0])
+
+
 def ending(u):
     """A flow with a state beyond which it has no numbers, and zero is one of those."""
     return -np.log(u) - 0.5 / u

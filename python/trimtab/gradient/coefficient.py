@@ -65,8 +65,8 @@ def by_differences(solver: Solver, correction: nn.Module, states: Tensor, lam: T
         stride: inner steps an outer step.
 
     Returns:
-        (B, M) float64, per unit of time, to O(h) of dN/dP as the formula has it, and exact for a coefficient that does not depend
-        on the state.
+        (B, M) float64, per unit of time: the mean over the step, so that only the left rule may sum it; to O(h) of dN/dP as the
+        formula has it, and exact for a coefficient that does not depend on the state.
 
     Raises:
         ConfigError: a coefficient of more than `LARGEST` numbers.

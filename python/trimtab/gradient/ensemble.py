@@ -79,8 +79,8 @@ class EnsembleEGA(QuadratureEGA):
             travel with the window, which takes the memory of members - aim rollouts.
         ridge: added to the anomalies' covariance, over its largest eigenvalue.
         rank: directions kept of the general ones (truncated singular value decomposition); None for all.
-        localisation: radius in grid points; each point is regressed on its stencil by the general ones, which must be
-            random. 0 for none.
+        localisation: radius in grid points; each point is regressed on its stencil, in all fields of its shape, by the general
+            ones, which must be random and more than it has points. 0 for none.
         group: general members advanced in one call. The bits depend on it, and not on who runs which group; 0 chooses, a
             quarter of them unless states are small or large.
         comm: mpi4py communicator of ranks that share the members of each window, all of which make the same calls; the trainer

@@ -104,8 +104,8 @@ def stencil_transpose(rows: Tensor, responses: Tensor, first: int, lam: Tensor, 
                       ridge: float) -> Tensor:
     """Regress the responses of some points on the perturbations of their stencils, and apply the transpose.
 
-    Stencils are squares of 2 radius + 1 points that close around the edges of a field; on a grid that has walls the
-    points beyond them are regressed on, too, and get about nothing.
+    Stencils are squares of 2 radius + 1 points, in all fields of the same shape, that close around the edges of a field; on a
+    grid that has walls the points beyond them are regressed on, too, and get about nothing.
 
     Args:
         rows: (M, N) perturbations.
@@ -120,11 +120,12 @@ def stencil_transpose(rows: Tensor, responses: Tensor, first: int, lam: Tensor, 
         (B, N), what these points contribute.
     """
     result, last = torch.zeros_like(lam), first + responses.shape[2]
-    for part, shape in field_parts(tuple(field.shape for field in spec.fields)):
-        places = torch.arange(part.start, part.stop).reshape(shape)
+    fields = list(field_parts(tuple(field.shape for field in spec.fields)))
+    for part, shape in fields:
         dims = tuple(range(len(shape)))
-        offsets = itertools.product(*(range(-min(radius, (n - 1) // 2), min(radius, (n - 1) // 2) + 1) for n in shape))
-        stencil = torch.stack([torch.roll(places, offset, dims).flatten() for offset in offsets])  # (S, n)
+        offsets = list(itertools.product(*(range(-min(radius, (n - 1) // 2), min(radius, (n - 1) // 2) + 1) for n in shape)))
+        alike = [torch.arange(one.start, one.stop).reshape(shape) for one, other in fields if other == shape]
+        stencil = torch.stack([torch.roll(places, offset, dims).flatten() for places in alike for offset in offsets])
         width = len(stencil)
         chunk = max(1, STENCIL_VALUES // (width * (width + len(rows))))
         begin, stop = max(first, part.start) - part.start, min(last, part.stop) - part.start
