@@ -134,8 +134,8 @@ def test_the_sentence_where_static_is_right_and_where_it_is_wrong(open_solver):
                                                                                        "up to n = 20, the longest")
     unsure = [dataclasses.replace(row, uncertainty=0.3 if row.steps == 20 else 0.0, cosine=1.0) for row in table.rows]
     assert dataclasses.replace(table, rows=tuple(unsure)).recommendation() == (
-        "none keeps 95% of the steepest descent up to n = 2; beyond, the finite differences are uncertain themselves, and nothing "
-        "is said.")
+        "none keeps 95% of the steepest descent up to n = 2; beyond, the finite differences are uncertain themselves, and "
+        "nothing is said.")
 
 
 def test_a_loss_that_does_not_move_says_so(open_solver):
