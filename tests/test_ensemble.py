@@ -245,7 +245,18 @@ def test_a_blown_up_window_member_gets_no_gradient(open_solver):
     ({"base": "zero"}, "base \"identity\" or \"none\""),
     ({"renew": "never"}, "renew \"step\" or \"window\""),
     ({"spectrum": "red"}, "give \"smooth\", \"white\" or a slope"),
-    ({"perturbation": 0.0}, "must be positive"),
+    ({"perturbation": 0.0}, "at least 1e-12, or it is lost in rounding"),
+    ({"perturbation": 1e-300}, "at least 1e-12, or it is lost in rounding"),
+    ({"perturbation": float("nan")}, "perturbation must be a finite number, not nan"),
+    ({"perturbation": float("inf")}, "perturbation must be a finite number, not inf"),
+    ({"spectrum": float("inf")}, "spectrum must be a finite number, not inf"),
+    ({"spectrum": None}, "spectrum must be a finite number, not None"),
+    ({"members": 2.5}, "members must be a whole number, not 2.5"),
+    ({"members": "20"}, "members must be a whole number, not '20'"),
+    ({"rank": 1.5}, "rank must be a whole number, not 1.5"),
+    ({"group": 1.5}, "group must be a whole number, not 1.5"),
+    ({"seed": -1}, "seed must be a whole number, at least 0, not -1"),
+    ({"climatology": "calm"}, "must be a .T, N. array"),
     ({"localisation": 2}, "needs random perturbations"),
     ({"localisation": 2, "spectrum": "white", "renew": "window"}, "needs random perturbations"),
     ({"climatology": [1.0, 2.0]}, "must be a .T, N. array"),
@@ -256,12 +267,12 @@ def test_refusals(options, sentence):
         EnsembleEGA(**options)
 
 
-@pytest.mark.parametrize(("climatology", "sentence"), [
-    (np.ones((4, 11)), "states of 11 numbers; the solver lorenz96 has 12"),
-    (np.ones((4, 12)), "does not vary"),
-])
-def test_a_climatology_that_does_not_fit_is_refused(climatology, sentence, open_solver, random_states):
+@pytest.mark.parametrize("members", [4, 12])  # 12: along the axes, so that the climatology would never be looked at
+def test_a_climatology_that_does_not_fit_is_refused(members, open_solver, random_states):
     solver = open_solver("lorenz96")
-    tape = tape_of(solver, random_states(solver, 2))
-    with pytest.raises(ConfigError, match=sentence):
-        EnsembleEGA(4, climatology=climatology).pullback(tape, 0, vector_for(tape))
+    u0 = random_states(solver, 2)
+    with pytest.raises(ConfigError, match="states of 11 numbers; the solver lorenz96 has 12"):
+        trimtab.rollout(solver, None, u0, 1, gradient=EnsembleEGA(members, climatology=np.ones((4, 11))))
+    with pytest.raises(ConfigError, match="does not vary"):
+        tape = tape_of(solver, u0)
+        EnsembleEGA(4, climatology=np.ones((4, 12))).pullback(tape, 0, vector_for(tape))

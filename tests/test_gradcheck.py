@@ -120,13 +120,30 @@ def test_the_sentence_where_static_is_right_and_where_it_is_wrong(open_solver):
     assert table.recommendation() == ("static keeps 95% of the steepest descent up to n = 2; beyond, use ensemble, which does "
                                       "up to n = 80, at 4 times the cost.")
     assert gradcheck(solver, correction, u0, truth, [2, 20], gradients=["static"], directions=2).recommendation() == (
-        "static keeps 95% of the steepest descent up to n = 2; beyond, no variant checked does: stay below, or give "
-        "ensemble more members.")
+        "static keeps 95% of the steepest descent up to n = 2; beyond, no variant checked does: stay below, or check "
+        "ensemble, too.")
     table = gradcheck(solver, correction, u0, truth, [20], gradients=["static"], directions=2)
     assert table.recommendation().startswith("No variant keeps 95% of the steepest descent even at n = 20; the best, static,")
     rounded = dataclasses.replace(table, rows=tuple(dataclasses.replace(row, uncertainty=0.3) for row in table.rows))
     assert rounded.recommendation().startswith("Rounding hides the gradient here: at n = 20 the finite differences that it is "
                                                "held against are uncertain by 30% themselves")
+    # Of two at one price that which reaches further is named, though the other comes first.
+    table = gradcheck(solver, correction, u0, truth, [2, 20], gradients=["none", "static"], directions=2)
+    further = [dataclasses.replace(row, cosine=0.5 if (row.gradient, row.steps) == ("none", 20) else 1.0) for row in table.rows]
+    assert dataclasses.replace(table, rows=tuple(further)).recommendation().startswith("static keeps 95% of the steepest descent "
+                                                                                       "up to n = 20, the longest")
+    unsure = [dataclasses.replace(row, uncertainty=0.3 if row.steps == 20 else 0.0, cosine=1.0) for row in table.rows]
+    assert dataclasses.replace(table, rows=tuple(unsure)).recommendation() == (
+        "none keeps 95% of the steepest descent up to n = 2; beyond, the finite differences are uncertain themselves, and "
+        "nothing is said.")
+
+
+def test_a_loss_that_does_not_move_says_so(open_solver):
+    solver = open_solver("lorenz63")
+    correction = trimtab.Correction(trimtab.networks.MLP((3, 4, 3)).double(), solver.spec, output_scale=1e-40)
+    u0 = np.array([[1.0, 2.0, 20.0]])
+    sentence = gradcheck(solver, correction, u0, np.zeros((2, 1, 3)), [2]).recommendation()
+    assert sentence.startswith("Rounding hides the gradient here: at n = 2 the loss does not move with the parameters, so that")
 
 
 def test_costs_are_counted(open_solver, random_states):
@@ -169,13 +186,24 @@ def test_the_network_is_left_as_it_was(open_solver, random_states):
     ({"tolerance": 1.0}, ConfigError, "a tolerance between 0 and 1"),
     ({"gradients": ["statik"]}, ConfigError, "Unknown gradient 'statik'"),
     ({"leads": [1, 2]}, InputError, "The targets have shape"),
+    ({"leads": [4, 3, 2, 1]}, ConfigError, "must rise from 0 or more"),
+    ({"windows": 4}, ConfigError, "The windows must be a list of whole numbers"),
+    ({"windows": [2.5]}, ConfigError, "The windows must be a list of whole numbers"),
+    ({"gradients": []}, ConfigError, "a list of one variant or more"),
+    ({"gradients": "static"}, ConfigError, "a list of one variant or more"),
+    ({"directions": 2.5}, ConfigError, "at least one direction"),
+    ({"time_scale": float("nan")}, ConfigError, "a number of at least 0"),
+    ({"targets": np.full((4, 2, 3), np.nan)}, InputError, "The targets must be finite"),
+    ({"targets": None}, InputError, "The targets must be an array of numbers, not NoneType"),
+    ({"components": [3]}, InputError, "whole numbers of 0 to 2"),
+    ({"correction": lambda u: u}, ConfigError, "must be a torch module, not function"),
 ])
 def test_refusals(changes, error, sentence, open_solver, random_states):
     solver = open_solver("lorenz63")
     correction, u0, truth = problem(solver, random_states, 4)
-    arguments = {"windows": [4], **changes}
+    arguments = {"correction": correction, "targets": truth, "windows": [4], **changes}
     with pytest.raises(error, match=sentence):
-        gradcheck(solver, correction, u0, truth, **arguments)
+        gradcheck(solver, starts=u0, **arguments)
     with pytest.raises(ConfigError, match="no trainable parameter"):
         gradcheck(solver, correction.requires_grad_(False), u0, truth, [4])
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,21 @@ def test_single_precision_networks(open_solver, random_states):
     for variant, largest in (("discrete", 1e-5), ("exact", 1e-5), ("tangent", 0.1), ("euler", 0.1)):
         found = gradient_of(solver, correction, u0, 3, variant, mean_square)
         assert max(error(one, other) for one, other in zip(found, exact, strict=True)) < largest, variant
+
+
+@pytest.mark.parametrize(("place", "variants"), [("stage", ADJOINT), ("step", ("tangent", "discrete", "exact"))])
+def test_a_plain_module_in_single_precision(place, variants, open_solver, random_states):
+    """Without a Correction around it: it is given float32 in a transpose and in the twin, too, as the slot does."""
+    solver = open_solver("lorenz63", correction_at=place)
+    torch.manual_seed(0)
+    network, u0 = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)), random_states(solver, 2)
+    exact = gradient_of(solver, copy.deepcopy(network).double(), u0, 3, "exact", mean_square)
+    for variant in variants:
+        found = gradient_of(solver, network, u0, 3, variant, mean_square)
+        largest = 1e-5 if variant in ("discrete", "exact") else 0.1
+        assert max(error(one, other) for one, other in zip(found, exact, strict=True)) < largest, variant
+    truth = solver.advance(u0, 3).states[1:] + 1.0
+    assert trimtab.gradcheck(solver, network, u0, truth, [3], directions=2).of("exact")[0].cosine > 0.9999
 
 
 @pytest.mark.parametrize("variant", ADJOINT)

@@ -31,11 +31,14 @@ def test_every_result_runs(name, tmp_path, monkeypatch):
     (table,) = reproduce([name], tmp_path, quick=True, announce=said.append)
     assert said == [f"{name}: {result(name).TEXT}; quick: seconds"] and result(name).MINUTES > 0
     assert table.name == name and table.quick and table.rows and table.checks
-    assert all(table.verdict(check) == "not judged" for check in table.checks)
+    assert all(table.verdict(check) == "quick, not judged" for check in table.checks)
     assert all((tmp_path / name / figure).read_bytes().startswith(b"\x89PNG") for figure in table.figures) and table.figures
     keys = [column.key for column in table.columns]
     assert all(set(row) <= set(keys) for row in table.rows)
     page = (tmp_path / "index.html").read_text()
+    heading = f"{name} (quick: to see that it runs, the numbers mean nothing): "
+    assert heading in page
+    assert all(heading in (tmp_path / one).read_text() for one in ("summary.md", f"{name}/table.md"))
     assert name in page and page.count("data:image/png;base64,") == len(table.figures)
     # Again: from the pieces, and nothing is computed or trained anew.
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / name).glob("*.json") if path.name != "table.json"}
@@ -64,7 +67,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     assert [again.verdict(one) for one in again.checks] == ["outside", "within"]
     assert again.to_csv() == "a,b\n1.5,x|y\n2,\n" and "| 1.5 | x\\|y |" in markdown(again) and "| 2 | – |" in markdown(again)
     quick = dataclasses.replace(again, quick=True)
-    assert quick.verdict(quick.checks[0]) == "not judged"
+    assert quick.verdict(quick.checks[0]) == "quick, not judged"
     (tmp_path / "table.json").write_text(table.to_json()[:-30])
     with pytest.raises(DataError, match=r"table\.json is not the table of a result"):
         read_table(tmp_path / "table.json")

@@ -21,7 +21,8 @@ from trimtab.config import Experiment, load_experiment
 from trimtab.errors import CheckpointError, ConfigError
 from trimtab.figures import RC
 from trimtab.files import replacing
-from trimtab.gradient.check import YARDSTICK, CheckTable, gradcheck
+from trimtab.gradient.check import gradcheck
+from trimtab.gradient.check_table import YARDSTICK, CheckTable
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import loss_scale
 from trimtab.reference import Progress, make_reference, silent

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import BlowUpError, ConfigError
+from trimtab.networks import network_dtype
 from trimtab.solver import OnBlowUp, Solver
 from trimtab.state import SolverSpec
 from trimtab.torch_stepping import IMEX, TABLEAUX, adaptive, imex
@@ -102,7 +103,8 @@ class TorchSolver:
     def _correct(self, x: Tensor, correction: nn.Module | None) -> Tensor | None:
         if correction is None:
             return None
-        answer = correction(self.physics.leave(x))
+        u = self.physics.leave(x)
+        answer = correction(u.to(network_dtype(correction))).to(u.dtype)  # as the slot calls it
         return self.physics.enter(answer) if self.spec.coefficient is None else self.physics.influence(x, answer)
 
 

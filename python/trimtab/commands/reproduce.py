@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"Stopped, and all that is finished is kept; {hint(options)}", file=sys.stderr)
         return stop.exit_code
     for table in tables:
-        print_checks(f"{table.name}: {table.title}", table.check_cells())
+        print_checks(table.heading, table.check_cells())
     print(f"Written: {out / 'index.html'}, {out / 'summary.md'}, {out / 'summary.csv'}")
     return 0
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Tape:
     """All that a variant may look at: the recorded states, and the solver and correction that made them.
 
     Args:
-        states: (K+1, B, N) float64 tensor, the window's; members that blew up hold zeros.
+        states: (K+1, B, N) float64 tensor, the window's; members that blew up are left out.
         h: outer step.
         stride: inner steps an outer step.
         solver: the solver.
@@ -41,6 +42,16 @@ class Tape:
     def seen(self, first: int, stop: int) -> Tensor:
         """What the network saw at the outer steps first ... stop-1, (stop - first, B, M) float64."""
         return (self.states if self.inputs is None else self.inputs)[first:stop]
+
+    def squares(self, k: int) -> Tensor:
+        """Sum of the squares of each field at a step, (B, F)."""
+        sizes = [one.size for one in self.solver.spec.fields]
+        return torch.stack([part.square().sum(-1) for part in self.states[k].split(sizes, -1)], -1)
+
+    @functools.cached_property
+    def window_squares(self) -> Tensor:
+        """The same summed over the window, (B, F)."""
+        return sum((self.squares(k) for k in range(1, len(self.states))), self.squares(0))
 
     def slot_adjoint(self, states: Tensor, lam: Tensor, steady: bool) -> Tensor:
         """Transpose of how the slot's output enters the state, per unit of time: the identity unless the solver says otherwise.

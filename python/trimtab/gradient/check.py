@@ -20,12 +20,12 @@ The variants are computed with the network as it is.
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
+import numbers
+import operator
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -33,125 +33,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import ConfigError, InputError, SolverError
+from trimtab.errors import ConfigError, CorrectionError, InputError, SolverError
 from trimtab.gradient import GRADIENTS, Gradient, get_gradient
+from trimtab.gradient.check_table import YARDSTICK, CheckRow, CheckTable
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
 from trimtab.solver import Solver
 
 LADDER = tuple(0.03 * 4.0**-i for i in range(9))  # steps over the norm of the parameters
-UNSURE = 0.1  # uncertainty of the finite differences, from which on they judge nobody
-YARDSTICK = "exact"                                # shown, never recommended: only a twin has it
-
-
-@dataclass(frozen=True)
-class CheckRow:
-    """One variant at one window length.
-
-    Attributes:
-        steps: outer steps n.
-        time: n h, in the solver's unit.
-        scaled_time: in Lyapunov or eddy times; NaN when these are not known.
-        gradient: the variant.
-        cosine: of the angle to the true gradient: the share of the steepest descent that a small step along it has; by
-            finite differences.
-        cosine_exact: the same from the torch twin; NaN without one.
-        error: |a - g| / |g|, by finite differences.
-        error_along: relative error of the variant's own derivative along itself, | |a| - g.a/|a| | over |g.a/|a||.
-        efficiency: decrease of the loss for a small step along -a, over the decrease that a promises; below 0 it rises.
-        uncertainty: of the derivative along a, relative: distance between two finite differences.
-        solver_steps: inner steps of one state, rollout included.
-        network_states: states that went through the network.
-        seconds: rollout and backward sweep.
-    """
-
-    steps: int
-    time: float
-    scaled_time: float
-    gradient: str
-    cosine: float
-    cosine_exact: float
-    error: float
-    error_along: float
-    efficiency: float
-    uncertainty: float
-    solver_steps: int
-    network_states: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class CheckTable:
-    """All of a check.
-
-    Args:
-        rows: by window, then by variant.
-        time_name: what `scaled_time` counts, as "Lyapunov times"; empty when not known.
-        tolerance: loss of steepest descent that is still called good.
-        derivatives: steps -> (directions, 1 + variants): along the random directions, g . w by finite differences, then the
-            variants' a . w, in the order of the rows.
-    """
-
-    rows: tuple[CheckRow, ...]
-    time_name: str
-    tolerance: float
-    derivatives: dict[int, np.ndarray]
-
-    def of(self, gradient: str) -> list[CheckRow]:
-        """Rows of one variant, by window."""
-        return [row for row in self.rows if row.gradient == gradient]
-
-    def recommendation(self) -> str:
-        """One sentence: the cheapest variant that is good, up to which window, and what to take beyond."""
-        share, longest = f"{1 - self.tolerance:.0%}", max(row.steps for row in self.rows)
-        names = dict.fromkeys(row.gradient for row in self.rows if row.gradient != YARDSTICK)
-        reach = {name: self._reach(name) for name in names}
-        costs = {name: self._cost(name) for name in names}
-        good = sorted((name for name in names if reach[name] >= 0), key=lambda name: (costs[name], name))
-        if not good:
-            shortest = min(row.steps for row in self.rows)
-            best = max(names, key=lambda name: self.of(name)[0].cosine)
-            unsure = min(self.of(name)[0].uncertainty for name in names)
-            if not unsure < UNSURE:
-                return (f"Rounding hides the gradient here: at n = {shortest} the finite differences that it is held against "
-                        f"are uncertain by {unsure:.0%} themselves, so that nothing is said against any variant; build the "
-                        "solver with real64 for this check, or let the correction move the fields more.")
-            return (f"No variant keeps {share} of the steepest descent even at n = {shortest}; the best, {best}, keeps "
-                    f"{self.of(best)[0].cosine:.0%}: shorten the window, or give ensemble more members.")
-        first = good[0]
-        text = f"{first} keeps {share} of the steepest descent up to n = {self._window(first, reach[first])}"
-        if self.of(first)[reach[first]].steps == longest:
-            return f"{text}, the longest window checked: use it."
-        further = [name for name in good if reach[name] > reach[first]]
-        if not further:
-            return f"{text}; beyond, no variant checked does: stay below, or give ensemble more members."
-        # Of those that reach furthest the cheapest.
-        best = min(further, key=lambda name: (-reach[name], costs[name], name))
-        return (f"{text}; beyond, use {best}, which does up to n = {self._window(best, reach[best])}, at "
-                f"{costs[best] / costs[first]:.0f} times the cost.")
-
-    def to_csv(self) -> str:
-        """One line a row; empty where a number is not known."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([field.name for field in fields(CheckRow)])
-        for row in self.rows:
-            writer.writerow("" if value != value else f"{value:.8g}" if isinstance(value, float) else value
-                            for value in asdict(row).values())
-        return text.getvalue()
-
-    def _reach(self, gradient: str) -> int:
-        """Number of the last window up to which a variant is good without a gap; -1 for none."""
-        good = [row.cosine >= 1 - self.tolerance for row in self.of(gradient)]
-        return [*good, False].index(False) - 1
-
-    def _window(self, gradient: str, number: int) -> str:
-        row = self.of(gradient)[number]
-        return f"{row.steps}" + (f" ({row.scaled_time:.2g} {self.time_name})" if self.time_name else "")
-
-    def _cost(self, gradient: str) -> float:
-        return sum(row.solver_steps + row.network_states for row in self.of(gradient))
-
 
 def gradcheck(
     solver: Solver,
@@ -183,7 +72,7 @@ def gradcheck(
         gradients: variants by name or object; "exact" is added where the solver has a torch twin.
         directions: random directions m.
         stride: inner steps an outer step.
-        leads: (L,) lead times in outer steps; empty for 1 to L. A window's loss takes those within it.
+        leads: (L,) rising lead times in outer steps; empty for 1 to L. A window's loss takes those within it.
         tolerance: loss of steepest descent up to which a variant is called good.
         time_scale: Lyapunov or eddy time in the solver's unit; 0 when not known.
         time_name: what it is, as "Lyapunov times".
@@ -199,26 +88,31 @@ def gradcheck(
 
     Raises:
         ConfigError: no window, a window without target, no trainable parameter, or a variant that the solver cannot give.
-        InputError: targets or a scale of another shape.
+        InputError: targets, a scale or components of another shape, or that are not finite.
         SolverError: every member blew up, or no finite difference could be taken.
+        CorrectionError: no gradient is finite.
     """
-    windows = sorted(set(windows))
+    _refuse(correction, directions, tolerance, time_scale, seed)
+    windows, leads = sorted(set(_whole("windows", windows))), _whole("leads", leads)
     variants = _variants(solver, gradients)
-    truth, start = torch.as_tensor(targets), torch.from_numpy(solver.spec.check_states(starts))
-    leads = list(leads) or list(range(1, len(truth) + 1))
+    truth, start = _numbers_of("targets", targets), torch.from_numpy(solver.spec.check_states(starts))
+    leads = leads or list(range(1, len(truth) + 1))
+    if any(b <= a for a, b in pairwise([-1, *leads])):
+        raise ConfigError(f"The lead times must rise from 0 or more, one a target, not {leads}.")
     if truth.shape != (len(leads), *start.shape):
         raise InputError(f"The targets have shape {tuple(truth.shape)}; {len(leads)} lead times of the starts have "
                          f"{(len(leads), *start.shape)}.")
     if not windows or windows[0] < min(leads) or windows[-1] > max(leads):
         raise ConfigError(f"The windows {windows} must lie between the first and the last lead time of the targets, "
                           f"{min(leads)} and {max(leads)}.")
-    scale = field_scale(solver.spec, start.numpy()) if scale is None else scale
+    scale = field_scale(solver.spec, start.numpy()) if scale is None else _numbers_of("scale", scale)
     if scale is not None and not (scale.shape == start.shape[1:] and (scale > 0).all() and scale.isfinite().all()):
         raise InputError(f"The scale must hold a positive number for each of the {start.shape[1]} numbers of a state.")
-    if directions < 1 or not 0 < tolerance < 1:
-        raise ConfigError(f"Give at least one direction and a tolerance between 0 and 1, not {directions} and {tolerance}.")
-    if not any(one.requires_grad for one in correction.parameters()):
-        raise ConfigError("The correction has no trainable parameter, so there is no gradient to check.")
+    if components is not None:
+        components = np.asarray(components)
+        if not (components.ndim == 1 and components.size and components.dtype.kind in "iu"
+                and components.min() >= 0 and components.max() < start.shape[1]):
+            raise InputError(f"The components must be whole numbers of 0 to {start.shape[1] - 1}, at least one.")
     rows: list[CheckRow] = []
     derivatives = {}
     for number, steps in enumerate(windows):
@@ -230,15 +124,46 @@ def gradcheck(
             found.append(problem.gradient(variant))
         progress((number + 0.5) / len(windows), f"gradcheck: finite differences, n = {steps}")
         generator = torch.Generator().manual_seed(seed)
+        if not any(one.vector.isfinite().all() for one in found):
+            raise CorrectionError(f"No gradient is finite at n = {steps}: the correction has a derivative that is not, as a "
+                                  "root has at zero.")
         measured, derivatives[steps] = _measure(problem, [one.vector for one in found], directions, generator)
         exact = found[list(variants).index(YARDSTICK)].vector if YARDSTICK in variants else None
         h = stride * solver.spec.dt
-        for name, one, numbers in zip(variants, found, measured, strict=True):
+        for name, one, judged in zip(variants, found, measured, strict=True):
             cosine = _cosine(one.vector, exact) if exact is not None else math.nan
-            share, error, along, efficiency, uncertainty = numbers
+            share, error, along, efficiency, uncertainty = judged
             rows.append(CheckRow(steps, steps * h, steps * h / time_scale if time_scale else math.nan, name, share, cosine,
                                  error, along, efficiency, uncertainty, one.solver_steps, one.network_states, one.seconds))
     return CheckTable(tuple(rows), time_name if time_scale else "", tolerance, derivatives)
+
+
+def _refuse(correction: Any, directions: Any, tolerance: float, time_scale: float, seed: Any) -> None:
+    if not isinstance(correction, nn.Module):
+        raise ConfigError(f"The correction must be a torch module, not {type(correction).__name__}.")
+    if not isinstance(directions, numbers.Integral) or directions < 1 or not 0 < tolerance < 1:
+        raise ConfigError(f"Give at least one direction and a tolerance between 0 and 1, not {directions} and {tolerance}.")
+    if not 0 <= time_scale < math.inf or not isinstance(seed, numbers.Integral):
+        raise ConfigError(f"The time scale must be a number of at least 0, the seed a whole one, not {time_scale} and {seed!r}.")
+    if not any(one.requires_grad for one in correction.parameters()):
+        raise ConfigError("The correction has no trainable parameter, so there is no gradient to check.")
+
+
+def _whole(name: str, values: Any) -> list[int]:
+    try:
+        return [operator.index(one) for one in values]
+    except TypeError as error:
+        raise ConfigError(f"The {name} must be a list of whole numbers, not {values!r}.") from error
+
+
+def _numbers_of(name: str, values: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(values, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"The {name} must be an array of numbers, not {type(values).__name__}.") from error
+    if not tensor.isfinite().all():
+        raise InputError(f"The {name} must be finite, and hold a NaN or an infinity.")
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -375,6 +300,8 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 def _variants(solver: Solver, gradients: Sequence[str | Gradient]) -> dict[str, Gradient]:
     """By a name that tells two of one kind apart; the yardstick last, where there is one."""
     found: dict[str, Gradient] = {}
+    if isinstance(gradients, str) or not gradients:
+        raise ConfigError(f"The gradients must be a list of one variant or more, not {gradients!r}.")
     for one in gradients:
         variant = get_gradient(one)
         variant.check(solver)

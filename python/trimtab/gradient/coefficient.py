@@ -17,9 +17,23 @@ from torch import Tensor, nn
 from trimtab.errors import ConfigError
 from trimtab.networks import network_dtype
 from trimtab.solver import Solver
+from trimtab.state import SolverSpec
 
 LARGEST = 16  # numbers of a coefficient for which 2 M forward runs a step are still affordable
-STEP = torch.finfo(torch.float64).eps ** (1 / 3)
+
+
+def difference_step(spec: SolverSpec, single: bool = False) -> float:
+    """Step of a central difference of forward runs, in units of what is moved, that balances truncation and rounding.
+
+    Args:
+        spec: the solver's; its fields say whether it keeps them in float32.
+        single: whether anything else in a run rounds to float32.
+
+    Returns:
+        The cube root of the rounding.
+    """
+    single = single or any(one.dtype.endswith("32") for one in spec.fields)
+    return float(torch.finfo(torch.float32 if single else torch.float64).eps ** (1 / 3))
 
 
 class Held(nn.Module):
@@ -51,8 +65,8 @@ def by_differences(solver: Solver, correction: nn.Module, states: Tensor, lam: T
         stride: inner steps an outer step.
 
     Returns:
-        (B, M) float64, per unit of time, to O(h) of dN/dP as the formula has it, and exact for a coefficient that does not depend
-        on the state.
+        (B, M) float64, per unit of time: the mean over the step, so that only the left rule may sum it; to O(h) of dN/dP as the
+        formula has it, and exact for a coefficient that does not depend on the state.
 
     Raises:
         ConfigError: a coefficient of more than `LARGEST` numbers.
@@ -64,9 +78,12 @@ def by_differences(solver: Solver, correction: nn.Module, states: Tensor, lam: T
     with torch.no_grad():
         centre = correction(states.to(network_dtype(correction))).detach().to("cpu", torch.float64)
     h, answer = stride * spec.dt, torch.empty_like(centre)
+    # Of each number's own size, here and over all states: a viscosity in m^2/s may be tiny, and any may pass through zero.
+    size = centre.square().mean(0).sqrt()
+    sizes = centre.abs() + torch.where(size > 0, size, 1.0)
     for i in range(spec.outputs):
         step = torch.zeros_like(centre)
-        step[:, i] = STEP * (1 + centre[:, i].abs())
+        step[:, i] = difference_step(spec) * sizes[:, i]
         up, down = (torch.from_numpy(solver.advance(states, 1, correction=Held(centre + sign * step), stride=stride).states[1])
                     for sign in (1, -1))
         answer[:, i] = ((up - down) * lam).sum(1) / (2 * h * step[:, i])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from trimtab.state import SolverSpec
 RUN_VALUES = 2**19  # numbers of the states advanced in one call; a network may hold hundreds of times as many
 CALL_VALUES = 2**12  # and so many that a call is worth its overhead
 GROUPS = 4          # in which the general members run by default, so that ranks have something to share
+LEAST = 1e-12       # perturbation that a float64 state still holds
 SMALLEST = 1e-10    # of a direction's norm, below which it adds nothing to those there are
 
 
@@ -77,8 +79,8 @@ class EnsembleEGA(QuadratureEGA):
             travel with the window, which takes the memory of members - aim rollouts.
         ridge: added to the anomalies' covariance, over its largest eigenvalue.
         rank: directions kept of the general ones (truncated singular value decomposition); None for all.
-        localisation: radius in grid points; each point is regressed on its stencil by the general ones, which must be
-            random. 0 for none.
+        localisation: radius in grid points; each point is regressed on its stencil, in all fields of its shape, by the general
+            ones, which must be random and more than it has points. 0 for none.
         group: general members advanced in one call. The bits depend on it, and not on who runs which group; 0 chooses, a
             quarter of them unless states are small or large.
         comm: mpi4py communicator of ranks that share the members of each window, all of which make the same calls; the trainer
@@ -108,14 +110,30 @@ class EnsembleEGA(QuadratureEGA):
                  rank: int | None = None, localisation: int = 0, group: int = 0, comm: Any = None, seed: int = 0,
                  quadrature: str = "left"):
         super().__init__(quadrature)
-        self.members, self.aim = members, (2 * members) // 5 if aim is None else aim
+        self.members = members
         self.base, self.perturbation, self.spectrum, self.renew = base, perturbation, spectrum, renew
         self.ridge, self.rank, self.localisation, self.group, self.seed = ridge, rank, localisation, group, seed
         self._cohort = Cohort(comm)
         self._blocks: Cohort | None = None
-        self.climatology = None if climatology is None else np.asarray(climatology, dtype=np.float64)
         self._travelling: tuple[Tape, Tensor] | None = None
+        self._refuse_kinds(aim)
+        self.aim = (2 * members) // 5 if aim is None else aim
+        try:
+            self.climatology = None if climatology is None else np.asarray(climatology, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError("The ensemble's climatology must be a (T, N) array of finite states.") from error
         self._refuse()
+
+    def _refuse_kinds(self, aim: int | None) -> None:
+        whole = {"aim": aim, **{name: getattr(self, name) for name in ("members", "rank", "localisation", "group", "seed")}}
+        real = {name: getattr(self, name) for name in ("perturbation", "ridge", "spectrum")}
+        for name, value in {**whole, **real}.items():
+            kind = numbers.Integral if name in whole else numbers.Real
+            if (value is None and name in ("aim", "rank")) or (isinstance(value, str) and name == "spectrum"):
+                continue
+            if not isinstance(value, kind) or not math.isfinite(value) or (name == "seed" and value < 0):
+                raise ConfigError(f"An ensemble's {name} must be a {'whole' if name in whole else 'finite'} number"
+                                  f"{', at least 0' if name == 'seed' else ''}, not {value!r}.")
 
     def _refuse(self) -> None:
         if not 0 <= self.aim <= self.members:
@@ -123,10 +141,11 @@ class EnsembleEGA(QuadratureEGA):
         if self.base not in ("identity", "none") or self.renew not in ("step", "window"):
             raise ConfigError(f"The ensemble takes base \"identity\" or \"none\" and renew \"step\" or \"window\", not "
                               f"{self.base!r} and {self.renew!r}.")
-        if not (isinstance(self.spectrum, int | float) or self.spectrum in ("smooth", "white")):
+        if isinstance(self.spectrum, str) and self.spectrum not in ("smooth", "white"):
             raise ConfigError(f"spectrum = {self.spectrum!r}: give \"smooth\", \"white\" or a slope.")
-        if not (self.perturbation > 0 and min(self.ridge, self.localisation, self.rank or 0, self.group) >= 0):
-            raise ConfigError("An ensemble's perturbation must be positive; ridge, rank, localisation and group at least 0.")
+        if not (self.perturbation >= LEAST and min(self.ridge, self.localisation, self.rank or 0, self.group) >= 0):
+            raise ConfigError(f"An ensemble's perturbation must be at least {LEAST}, or it is lost in rounding; ridge, rank, "
+                              "localisation and group at least 0.")
         if self.climatology is not None and (self.climatology.ndim != 2 or not np.isfinite(self.climatology).all()):
             raise ConfigError("The ensemble's climatology must be a (T, N) array of finite states.")
         if self.localisation and (self.renew == "window" or (self.spectrum == "smooth" and self.climatology is None)):
@@ -138,7 +157,11 @@ class EnsembleEGA(QuadratureEGA):
         self._cohort, self._blocks = cohort, blocks
 
     def check(self, solver: Solver) -> None:
-        """No localisation across blocks; see `Gradient.check`."""
+        """No localisation across blocks, no climatology of another solver; see `Gradient.check`."""
+        spec = solver.spec if self._blocks is None else getattr(solver, "whole", solver.spec)
+        if self.climatology is not None and self.climatology.shape[1] != spec.size:
+            raise ConfigError(f"The ensemble's climatology has states of {self.climatology.shape[1]} numbers; the solver "
+                              f"{spec.solver} has {spec.size}.")
         if self._blocks is not None and self.localisation:
             raise ConfigError("A localised ensemble needs the whole state on each rank, and with parallel.domain above 1 a rank "
                               "holds a block of it: leave out localisation.")
@@ -309,7 +332,7 @@ class _Step:
         self.spec: SolverSpec = solver.spec if blocks is None else getattr(solver, "whole", solver.spec)
         self.size = self.spec.size
         self.block = None if blocks is None else getattr(solver, "block", None)
-        self.scale = field_scales(tape.states[k], solver.spec, blocks)
+        self.scale = field_scales(tape, k, blocks)
         self.slices = Slices(self.scale.shape[1], gradient._cohort, blocks)
         self.lost, self.runs = torch.zeros(len(self.scale), dtype=torch.long), 0
 

@@ -15,31 +15,40 @@ from torch import Tensor
 from trimtab.cohort import Cohort
 from trimtab.errors import ConfigError
 from trimtab.gradient.anomalies import total_over
+from trimtab.gradient.base import Tape
 from trimtab.state import SolverSpec
 
 STENCIL_VALUES = 2**21  # numbers of the normal equations held at once
 
 
-def field_scales(states: Tensor, spec: SolverSpec, blocks: Cohort | None = None) -> Tensor:
-    """Root mean square of each field of each state, at every place of the state.
+def field_scales(tape: Tape, k: int, blocks: Cohort | None = None) -> Tensor:
+    """Size of each field of each member at a step, at every place of the state: its root mean square.
+
+    A field that is next to nothing at this step (less than a thousandth of itself over the window) is as large as over the
+    window; one that holds nothing but rounding, as large as those of the same unit. A perturbation of 1e-4 of a field that
+    passes through zero would else be lost in the rounding of all others.
 
     Args:
-        states: (B, N).
-        spec: the solver's.
+        tape: the rollout.
+        k: step, 0 to K.
         blocks: ranks that hold the other blocks of the state; None where it is whole.
 
     Returns:
-        (B, N), in the state's unit; 1 for a field that is zero.
+        (B, N), in the state's unit; 1 for a field that is zero and alone of its unit.
     """
-    sizes = [math.prod(field.shape) for field in spec.fields]
-    if blocks is None:
-        parts = [part.square().mean(-1, keepdim=True).sqrt() for part in states.split(sizes, -1)]
-    else:
-        sums = total_over(torch.stack([part.square().sum(-1) for part in states.split(sizes, -1)]), blocks)
-        points = total_over(torch.tensor(sizes, dtype=torch.float64), blocks)
-        parts = [(one / number).sqrt()[:, None] for one, number in zip(sums, points, strict=True)]
-    return torch.cat([torch.where(part > 0, part, 1.0).expand(-1, size)
-                      for part, size in zip(parts, sizes, strict=True)], -1)
+    fields = tape.solver.spec.fields
+    sizes = [one.size for one in fields]
+    points = torch.tensor(sizes, dtype=torch.float64)
+    now, over = tape.squares(k), tape.window_squares
+    if blocks is not None:
+        now, over, points = (total_over(one, blocks) for one in (now, over, points))
+    now, over = (now / points).sqrt(), (over / points / len(tape.states)).sqrt()
+    alike = torch.stack([torch.stack([over[:, i] for i, other in enumerate(fields) if other.units == one.units]).amax(0)
+                         for one in fields], -1)
+    rounding = torch.tensor([one.rounding for one in fields], dtype=torch.float64)
+    typical = torch.where(over > rounding * alike, over, alike)
+    part = torch.where(now > 1e-3 * typical, now, torch.where(typical > 0, typical, 1.0))
+    return part.repeat_interleave(torch.tensor(sizes), 1)
 
 
 def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatology: np.ndarray | None,
@@ -61,7 +70,7 @@ def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatol
         (M or fewer, N) float64.
 
     Raises:
-        ConfigError: a climatology of another size, or that does not vary.
+        ConfigError: a climatology that does not vary.
     """
     which = range(number) if which is None else which
     if number >= spec.size:
@@ -71,9 +80,6 @@ def perturbations(spec: SolverSpec, number: int, spectrum: str | float, climatol
         return _smooth(shapes, number, which, range(spec.size))
     generators = [np.random.default_rng(np.random.SeedSequence([*key, row])) for row in which]
     if climatology is not None:
-        if climatology.shape[1] != spec.size:
-            raise ConfigError(f"The ensemble's climatology has states of {climatology.shape[1]} numbers; the solver "
-                              f"{spec.solver} has {spec.size}.")
         anomalies = climatology - climatology.mean(0)
         anomalies /= climate_scales(anomalies, shapes)
         found = [one.standard_normal(len(anomalies)) @ anomalies for one in generators]
@@ -98,8 +104,8 @@ def stencil_transpose(rows: Tensor, responses: Tensor, first: int, lam: Tensor, 
                       ridge: float) -> Tensor:
     """Regress the responses of some points on the perturbations of their stencils, and apply the transpose.
 
-    Stencils are squares of 2 radius + 1 points that close around the edges of a field; on a grid that has walls the
-    points beyond them are regressed on, too, and get about nothing.
+    Stencils are squares of 2 radius + 1 points, in all fields of the same shape, that close around the edges of a field; on a
+    grid that has walls the points beyond them are regressed on, too, and get about nothing.
 
     Args:
         rows: (M, N) perturbations.
@@ -114,11 +120,12 @@ def stencil_transpose(rows: Tensor, responses: Tensor, first: int, lam: Tensor, 
         (B, N), what these points contribute.
     """
     result, last = torch.zeros_like(lam), first + responses.shape[2]
-    for part, shape in field_parts(tuple(field.shape for field in spec.fields)):
-        places = torch.arange(part.start, part.stop).reshape(shape)
+    fields = list(field_parts(tuple(field.shape for field in spec.fields)))
+    for part, shape in fields:
         dims = tuple(range(len(shape)))
-        offsets = itertools.product(*(range(-min(radius, (n - 1) // 2), min(radius, (n - 1) // 2) + 1) for n in shape))
-        stencil = torch.stack([torch.roll(places, offset, dims).flatten() for offset in offsets])  # (S, n)
+        offsets = list(itertools.product(*(range(-min(radius, (n - 1) // 2), min(radius, (n - 1) // 2) + 1) for n in shape)))
+        alike = [torch.arange(one.start, one.stop).reshape(shape) for one, other in fields if other == shape]
+        stencil = torch.stack([torch.roll(places, offset, dims).flatten() for places in alike for offset in offsets])
         width = len(stencil)
         chunk = max(1, STENCIL_VALUES // (width * (width + len(rows))))
         begin, stop = max(first, part.start) - part.start, min(last, part.stop) - part.start

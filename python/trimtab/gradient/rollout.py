@@ -97,11 +97,16 @@ class _Rollout(torch.autograd.Function):
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         states, *parameters = ctx.saved_tensors
+        alive: Tensor = ctx.alive
+        if not alive.any():
+            return None, torch.zeros_like(states[0]) if ctx.needs_input_grad[1] else None, *map(torch.zeros_like, parameters)
         inputs = ctx.inputs
-        if not ctx.alive.all():
-            mask = ctx.alive[:, None]
-            states, grad_states = torch.where(mask, states, 0.0), torch.where(mask, grad_states, 0.0)
-            inputs = None if inputs is None else torch.where(mask, inputs, 0.0)
+        whole = bool(alive.all())
+        if not whole:  # no state that a member could be given instead is sure to be one that the solver can run from
+            states, grad_states = states[:, alive], grad_states[:, alive]
+            inputs = None if inputs is None else inputs[:, alive]
         tape = Tape(states, ctx.h, call.stride, call.solver, call.correction, inputs)
         gradients, grad_u0 = sweep(tape, call.variant, grad_states, parameters, call.chunk)
+        if not whole:
+            grad_u0 = torch.zeros(len(alive), states.shape[2], dtype=grad_u0.dtype).index_copy(0, alive.nonzero()[:, 0], grad_u0)
         return None, grad_u0 if ctx.needs_input_grad[1] else None, *gradients

@@ -42,7 +42,8 @@ def sweep(
         d loss / d parameter for each parameter (None where the network does not use it), and d loss / d u_0, (B, N).
 
     Raises:
-        ConfigError: a quadrature that asks for inputs of the network that the solver did not record.
+        ConfigError: a quadrature that asks for inputs of the network that the solver did not record, or for a dN/dP that it
+            does not offer.
     """
     if isinstance(gradient, StepGradient):
         return _sweep_steps(tape, gradient, grad_states, parameters)
@@ -53,6 +54,9 @@ def sweep(
     if weights is not None and tape.inputs is not None:
         raise ConfigError("A quadrature other than \"left\" needs the network's input at the end of the window, and this solver "
                           "records what the network saw at the steps alone: use quadrature = \"left\".")
+    if weights is not None and tape.solver.spec.coefficient is not None and not hasattr(tape.solver, "slot_adjoint"):
+        raise ConfigError("A quadrature other than \"left\" needs dN/dP at each state, and this solver has no slot_adjoint: the "
+                          "forward runs that stand in for it sum over the step already, so use quadrature = \"left\".")
     lam = gradient.held(tape, grad_states[steps])
     for stop in range(steps if weights is None else steps + 1, 0, -rows):
         start = max(0, stop - rows)

@@ -6,13 +6,16 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, SolverError
 from trimtab.gradient.adjoint import has_adjoint, has_influence, has_step
 from trimtab.gradient.base import Tape
+from trimtab.gradient.coefficient import difference_step
 from trimtab.gradient.implicit import hybrid_step
+from trimtab.gradient.perturbations import field_scales
 from trimtab.gradient.quadrature import QuadratureEGA
 from trimtab.networks import network_dtype
 from trimtab.solver import Solver
@@ -80,13 +83,21 @@ def _can_transpose(solver: Solver) -> bool:
 
 
 def _finite_differences(tape: Tape, k: int, lam: Tensor) -> Tensor:
-    """J_k^T lam from 2 N forward runs a member; the step balances the error of the difference and the network's rounding."""
+    """J_k^T lam from 2 N forward runs a member; the step, in units of each field's size, balances error and rounding.
+
+    Raises:
+        SolverError: a perturbed run blew up.
+    """
     u = tape.states[k]
     members, size = u.shape
     single = tape.correction is not None and network_dtype(tape.correction) == torch.float32
-    step = torch.finfo(torch.float32 if single else torch.float64).eps ** (1 / 3) * (1 + u.abs())
+    step = difference_step(tape.solver.spec, single) * (field_scales(tape, k) + u.abs())
     moves = torch.diag_embed(step)                                             # (B, N, N)
     starts = torch.cat([u[:, None] + moves, u[:, None] - moves]).reshape(-1, size)
-    ends = tape.solver.advance(starts, 1, correction=tape.correction, stride=tape.stride).states[1]
-    up, down = torch.from_numpy(ends).reshape(2, members, size, size)
+    window = tape.solver.advance(starts, 1, correction=tape.correction, stride=tape.stride, on_blow_up="mark")
+    if not window.alive.all():
+        member = int(np.flatnonzero(~window.alive)[0]) // size % members
+        raise SolverError(f"A run perturbed for the finite differences of 'tangent' at step {k} of member {member} blew up, "
+                          "though the rollout did not: use \"ensemble\", which leaves such runs out, or shorten dt.")
+    up, down = torch.from_numpy(window.states[1]).reshape(2, members, size, size)
     return torch.einsum("bij,bj->bi", up - down, lam) / (2 * step)

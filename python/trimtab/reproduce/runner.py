@@ -91,7 +91,7 @@ def markdown(table: Table, folder: str = "") -> str:
     Returns:
         Title, rows, checks, notes and figures.
     """
-    lines = [f"## {table.name}: {table.title}", "", *_pipes([one.title for one in table.columns])]
+    lines = [f"## {table.heading}", "", *_pipes([one.title for one in table.columns])]
     lines += [_pipe(cells) for cells in table.cells()]
     if table.checks:
         lines += ["", *_pipes(CHECK_TITLES), *(_pipe(cells) for cells in table.check_cells())]
@@ -108,7 +108,7 @@ def _page(out: Path, tables: Sequence[Table]) -> str:
     parts = ["<h1>The paper, reproduced</h1>", _html(["result", *CHECK_TITLES], [
         [table.name, *cells] for table in tables for cells in table.check_cells()])]
     for table in tables:
-        parts += [f"<h2>{escape(table.name)}: {escape(table.title)}</h2>",
+        parts += [f"<h2>{escape(table.heading)}</h2>",
                   _html([one.title for one in table.columns], table.cells()),
                   *(f"<p class=\"soft\">{escape(note)}</p>" for note in table.notes)]
         for name in table.figures:

@@ -101,9 +101,14 @@ class Table:
     notes: tuple[str, ...] = ()
     quick: bool = False
 
+    @property
+    def heading(self) -> str:
+        """Name and title, and whether the numbers are those of a quick run."""
+        return f"{self.name}{' (quick: to see that it runs, the numbers mean nothing)' if self.quick else ''}: {self.title}"
+
     def verdict(self, check: Check) -> str:
-        """"within" or "outside"; "not judged" in a quick run."""
-        return "not judged" if self.quick else "within" if check.holds else "outside"
+        """"within" or "outside"; "quick, not judged" in a quick run."""
+        return "quick, not judged" if self.quick else "within" if check.holds else "outside"
 
     def cells(self) -> list[list[str]]:
         """The rows as text."""
