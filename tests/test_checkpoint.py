@@ -127,6 +127,7 @@ def test_a_flipped_bit_in_the_weights(tmp_path, content):
 def test_files_of_others(tmp_path, spec):
     path = tmp_path / "mine.pt"
     assert "There is no checkpoint" in refusal_of(path)
+    assert "is a folder: give a checkpoint in it" in refusal_of(tmp_path)
     path.write_text("weights")
     assert "not a checkpoint" in refusal_of(path)
     torch.save({"weight": torch.zeros(3)}, path)

@@ -138,3 +138,9 @@ def test_namelists():
 def test_what_no_namelist_can_hold(options):
     with pytest.raises(ConfigError):
         namelist("group", options)
+
+
+@pytest.mark.parametrize("channels", [4, [4], [2, 4.5], "24"])
+def test_channels_that_are_no_list_of_whole_numbers(channels):
+    with pytest.raises(ConfigError, match=r"channels = .* must be a list of at least two positive whole numbers"):
+        build_network("PeriodicCNN", channels=channels)

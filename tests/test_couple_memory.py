@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ module box
   real(8), allocatable :: old(:)
   integer, allocatable :: seeds(:)
   integer :: counter = 0
-  integer :: odd = 0, refresh = 0, draw = 0, ragged = 0, grow = 0, write_at = 0
+  integer :: odd = 0, refresh = 0, draw = 0, ragged = 0, grow = 0, write_at = 0, open_at = 0
   integer :: no_v = 0, no_counter = 0, no_held = 0, no_old = 0, no_seeds = 0, seeded = 1, heun = 0
 contains
   subroutine step()
@@ -71,6 +72,7 @@ contains
     counter = counter + 1
     if (ragged == 1) dt = merge(0.015d0, 0.01d0, mod(counter, 2) == 1)
     if (counter == write_at) write (31, *) h
+    if (counter == open_at) open (33, file='nowhere/box.txt')
     if (write_at > 0 .and. counter == 1) print *, 'the first line'
   end subroutine step
 end module box
@@ -86,6 +88,7 @@ subroutine trimtab_initialise() bind(c)
   call trimtab_option(ragged, 'ragged')
   call trimtab_option(grow, 'grow')
   call trimtab_option(write_at, 'write_at')
+  call trimtab_option(open_at, 'open_at')
   call trimtab_option(rough, 'rough')
   call trimtab_option(no_v, 'no_v')
   call trimtab_option(no_counter, 'no_counter')
@@ -119,6 +122,7 @@ subroutine trimtab_describe() bind(c)
   if (no_counter == 0) call trimtab_hidden(counter, 'counter')
   if (no_held == 0) call trimtab_hidden(held, 'held')
   if (no_old == 0) call trimtab_hidden(old, 'old')
+  if (no_old == 2) call trimtab_hidden(old(2:), 'old')
   if (no_seeds == 0) then
     call random_seed(get=seeds)
     call trimtab_hidden(seeds, 'seeds')
@@ -227,6 +231,21 @@ def test_an_allocated_array_is_found(opens):
     assert [one.state for one in check_restart(opens(library='"./libbare.so"'))] == ["ok", "note"]
 
 
+def test_what_lies_around_a_described_section_is_found(opens):
+    (restart,) = check_restart(opens(no_old=2))
+    assert restart.state == "bad" and "old (module box), of which only a section is described" in restart.found
+    assert "a halo, is filled at the end of trimtab_set_state" in restart.remedy
+
+
+def test_a_file_that_cannot_be_opened_ends_the_process_and_does_not_hang_it(box):
+    """gfortran ends the program with the unit's lock held, and whoever flushes that unit waits for it."""
+    done = subprocess.run([sys.executable, "-c", "import trimtab; one = trimtab.open_solver('box', library='./libbox.so', "
+                           "isolation='none', open_at=3); one.advance(one.initial_state(), 5)"], cwd=box, timeout=60, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 2 and "trimtab: the code ended this process" in done.stderr
+    assert "Cannot open file 'nowhere/box.txt'" in done.stderr
+
+
 def test_random_numbers_are_found_in_the_steps_and_at_the_start(opens):
     bench = opens(draw=1, no_seeds=1)
     (finding,) = check_random(bench)
@@ -235,7 +254,7 @@ def test_random_numbers_are_found_in_the_steps_and_at_the_start(opens):
     assert [one.found for one in check_random(opens(no_seeds=1))] == ["it can draw some, and draws none in 8 steps"]
     assert check_again(opens(rough=1.0))[0].state == "ok"
     (again,) = check_again(opens(rough=1.0, seeded=0))
-    assert again.state == "note" and "another h" in again.found and "random_seed(put=seeds)" in again.remedy
+    assert again.state == "note" and "another h" in again.found and "random_seed()` without" in again.remedy
 
 
 def test_a_time_step_that_changes_is_refused(opens, box):

@@ -4,15 +4,37 @@
 #ifndef TRIMTAB_STOP_H
 #define TRIMTAB_STOP_H
 #include "trimtab_array.h"
+#include <pthread.h>
 #include <unistd.h>
 
-enum { TAIL = 300 };
+enum { TAIL = 300, PATIENCE = 1000 };  /* bytes; ms */
 extern void _gfortran_flush_i4(int *unit) __attribute__((weak));
+extern int pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) __attribute__((weak));
 
 void trimtab_slot_entered(int64_t descriptor, const char *log)
 {
     T->terminal = descriptor;
     if (log) snprintf(T->log, sizeof T->log, "%s", log);
+}
+
+static void *flush_units(void *done)
+{
+    int output = 6;
+    _gfortran_flush_i4(&output);
+    _gfortran_flush_i4(NULL);
+    *(volatile bool *)done = true;
+    return NULL;
+}
+
+/* An OPEN or WRITE that fails ends the process while it holds its unit's lock: who flushes that unit waits for ever. Hence a thread that
+ * is waited for a while; without threads libgfortran has no locks. */
+static void flush_all(void)
+{
+    static volatile bool done;
+    pthread_t thread;
+    if (!_gfortran_flush_i4) return;
+    if (!pthread_create || pthread_create(&thread, NULL, flush_units, (void *)&done)) flush_units((void *)&done);
+    for (int waited = 0; !done && waited < PATIENCE; waited++) usleep(1000);
 }
 
 /* The sentence, with the end of what the code printed; false when it is not the code that runs. */
@@ -22,7 +44,7 @@ static bool tell_the_end(const char *how, int status)
     size_t length = 0, first = 0;
     FILE *file;
     if (T->terminal < 0) return false;
-    if (_gfortran_flush_i4) _gfortran_flush_i4(NULL);
+    flush_all();
     fflush(NULL);
     if ((file = fopen(T->log, "r"))) {
         if (fseek(file, -TAIL, SEEK_END)) rewind(file);

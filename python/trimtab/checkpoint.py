@@ -132,6 +132,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder: give a checkpoint in it, as {path / 'best.pt'}.")
         raise CheckpointError(f"There is no checkpoint {path}.")
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not check the sums of what it reads

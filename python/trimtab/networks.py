@@ -11,6 +11,7 @@ import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -180,8 +181,10 @@ def network_dtype(module: nn.Module) -> torch.dtype:
 
 
 def _check_widths(what: str, widths: Sequence[int]) -> None:
-    if len(widths) < 2 or any(width < 1 for width in widths):
-        raise ConfigError(f"{what} = {list(widths)} must be at least two positive numbers, input and output.")
+    listed = isinstance(widths, Sequence) and all(isinstance(width, Integral) for width in widths)
+    if not listed or len(widths) < 2 or any(width < 1 for width in widths):
+        raise ConfigError(f"{what} = {list(widths) if listed else repr(widths)} must be a list of at least two "
+                          "positive whole numbers, input and output.")
 
 
 def _output(name: str) -> list[nn.Module]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.finding import Finding
-from trimtab.coupling.symbols import Statics, difference
+from trimtab.coupling.symbols import IN_PART, Statics, difference
 
 LENGTHS = (1, 3, 8, 33)  # steps before and after the cut, odd and even, short and long
 LONG, DIRT = 999, 86     # the longest, and steps of another run before its second half: no multiple of a usual interval
@@ -81,6 +81,8 @@ def _explain(bench: Bench, start: np.ndarray, middle: np.ndarray, n: int, wrong:
     left = _not_put_back(bench, statics, start, middle, n)
     culprits = f"; not put back are: {_named(left)} (work arrays among them are harmless)" if left else ""
     remedy = DESCRIBE
+    if any(one.endswith(IN_PART) for one in left):
+        remedy += "; what lies around a section, a halo, is filled at the end of trimtab_set_state by your code's own routine"
     if not left:
         remedy += f"; {UNSEEN if statics.known else STRIPPED}"
     return Finding(name, "bad", f"restored after {n} steps, the next {n} differ, first in {wrong[0]} (of "

@@ -58,8 +58,9 @@ def check_again(bench: Bench) -> list[Finding]:
         return [Finding("opened twice", "ok", "two processes begin with the same bits")]
     return [Finding("opened twice", "note", f"two processes begin with another {', '.join(wrong[:5])}: a reference made again is "
                     "another truth, and no run can be repeated", "gfortran seeds random_number anew in each process: give it a "
-                    "seed in trimtab_initialise, before your set-up, with `call random_seed(put=seeds)`; or the clock, the "
-                    "process or memory that was never set is in it")]
+                    "seed in trimtab_initialise, before your set-up, with `call random_seed(put=seeds)`, and take out of your "
+                    "code a `call random_seed()` without arguments, which draws another; or the clock, the process or memory "
+                    "that was never set is in it")]
 
 
 def check_random(bench: Bench) -> list[Finding]:

@@ -19,6 +19,7 @@ SYMBOLS, DYNAMIC = 2, 11        # section types of the Executable and Linkable F
 OBJECT, THREAD_LOCAL = 1, 6     # symbol types
 WRITABLE = 1                    # section flag
 LONGEST_KIND = 4096             # bytes of an array's element, beyond which eight bytes are no length
+IN_PART = ", of which only a section is described"
 RANKS = {64 + 24 * (rank - 1): rank for rank in range(1, 16)}  # size of gfortran's array descriptor -> rank
 
 
@@ -131,7 +132,9 @@ def difference(name: str, one: tuple[int, bytes], other: tuple[int, bytes], desc
     if not places.size:
         return ""
     if "_MOD_" in name or "." in name or len(differ) <= 8:
-        return spoken(name)
+        held = any(start < address + len(differ) and address < stop for address in {one[0], other[0]}
+                   for start, stop in described)
+        return spoken(name) + (IN_PART if held else "")
     words = 4 * np.unique(places // 4)
     runs = np.split(words, np.flatnonzero(np.diff(words) > 64) + 1)
     spans = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1] + 3}" for run in runs]
