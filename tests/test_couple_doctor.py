@@ -23,7 +23,7 @@ module three
   implicit none
   real(8) :: x = 1d0, y = 2d0, z = 20d0, dx, dy, dz, dt = 0.005d0
   real(8) :: rho = 28d0
-  integer :: counter = 0, last = 1000000, nap = 0, talk = 0, described = 1, loses = 0
+  integer :: counter = 0, last = 1000000, nap = 0, talk = 0, described = 1, late = 0
 contains
   subroutine step()
     interface
@@ -35,10 +35,11 @@ contains
     dx = 10*(y - x)
     dy = rho*x - y - x*z
     dz = x*y - 8*z/3
-    call three_correct()
+    if (late == 0) call three_correct()
     x = x + dt*dx
     y = y + dt*dy
     z = z + dt*dz
+    if (late == 1) call three_correct()
     counter = counter + 1
     if (talk > 0) write (*, '(a)') repeat('so it goes. ', talk)
     if (nap > 0) call usleep(nap)
@@ -55,6 +56,7 @@ subroutine trimtab_initialise() bind(c)
   call trimtab_option(nap, 'nap')
   call trimtab_option(talk, 'talk')
   call trimtab_option(described, 'described')
+  call trimtab_option(late, 'late')
 end subroutine trimtab_initialise
 
 subroutine trimtab_describe() bind(c)
@@ -152,6 +154,16 @@ def test_a_counter_that_nobody_restores_is_bad(three):
     assert states(found) == dict.fromkeys(found, "ok") | ALIKE | expected
     assert "counter (module three)" in found["restart, memory"][0].found
     assert re.search(r"steps after the code was opened.*THREE: NORMAL END", ended.found) and "trimtab_hidden" in ended.remedy
+
+
+def test_a_call_after_the_tendency_was_used_has_one_bad_row(three):
+    """What adds to an array that nobody reads any more: the gradient of nothing is not a second finding."""
+    found = check(three, late=1)
+    (weight,) = found["weight of y"]
+    assert weight.state == "bad" and "the output does not arrive" in weight.remedy and "nobody reads" in weight.remedy
+    rows = [one for name, several in found.items() if name.startswith("gradient") for one in several]
+    assert len(rows) == 2 and all(one.found == "not checked, see weight" for one in rows)
+    assert [name for name, state in states(found).items() if "bad" in state] == ["weight of y"]
 
 
 def test_slow_steps_bound_the_runs(three, monkeypatch):

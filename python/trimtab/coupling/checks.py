@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from trimtab.checkpoint import build_correction
 from trimtab.coupling.bench import A_CHECK, Bench
 from trimtab.coupling.cost import training_cost
-from trimtab.coupling.finding import GRADCHECK, Finding
+from trimtab.coupling.finding import GRADCHECK, Finding, unchecked
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
 from trimtab.gradient.check import gradcheck
@@ -139,6 +140,9 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
             findings.append(Finding(title, "note", str(error), GRADCHECK))
             continue
         row = table.rows[0]
+        if math.isnan(row.cosine):  # the loss does not move with the network
+            findings.append(unchecked(title, "weight"))
+            continue
         found = f"cosine {row.cosine:.4f}, error {row.error:.2g} against finite differences (± {row.uncertainty:.0e})"
         sure = row.uncertainty < 0.1
         if name == "none":

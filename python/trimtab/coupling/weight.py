@@ -94,9 +94,9 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
              f"{calls} call{'s' * (calls > 1)} a step")
     check = f"weight of {name}"
     if abs(drift) <= SMALLEST and abs(response[own.name]) <= SMALLEST:
-        return Finding(check, "bad", found, "the output does not arrive: call the correction after the tendency is complete "
-                                            "and before it "
-                       "is used, and add to the array that the step uses"), drift, response
+        return Finding(check, "bad", found, "the output does not arrive: call the correction after the tendency is complete and "
+                       "before the step uses it, and add to the array that it uses; after the step nobody reads that any more"), \
+            drift, response
     if not told:
         measured = " and ".join(f"{one:.3g}" for one in drifts)
         return Finding(check, "note", f"one step moves {own.name} by {response[own.name]:.3g} c h{others}; how a lasting "
