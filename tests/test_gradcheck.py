@@ -132,6 +132,10 @@ def test_the_sentence_where_static_is_right_and_where_it_is_wrong(open_solver):
     further = [dataclasses.replace(row, cosine=0.5 if (row.gradient, row.steps) == ("none", 20) else 1.0) for row in table.rows]
     assert dataclasses.replace(table, rows=tuple(further)).recommendation().startswith("static keeps 95% of the steepest descent "
                                                                                        "up to n = 20, the longest")
+    damped = [dataclasses.replace(row, cosine=1.0, efficiency=1 / 15) for row in table.rows]
+    assert dataclasses.replace(table, rows=tuple(damped)).recommendation() == (
+        "none keeps 95% of the steepest descent up to n = 20 (there 15 times too long, which Adam and clipping forgive, a plain "
+        "descent does not), the longest window checked: use it.")
     unsure = [dataclasses.replace(row, uncertainty=0.3 if row.steps == 20 else 0.0, cosine=1.0) for row in table.rows]
     assert dataclasses.replace(table, rows=tuple(unsure)).recommendation() == (
         "none keeps 95% of the steepest descent up to n = 2; beyond, the finite differences are uncertain themselves, and "

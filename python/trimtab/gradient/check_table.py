@@ -88,7 +88,8 @@ class CheckTable:
             return (f"No variant keeps {share} of the steepest descent even at n = {shortest}; the best, {best}, keeps "
                     f"{self.of(best)[0].cosine:.0%}: shorten the window, or {self._remedy(names)}.")
         first = good[0]
-        text = f"{first} keeps {share} of the steepest descent up to n = {self._window(first, reach[first])}"
+        text = (f"{first} keeps {share} of the steepest descent up to n = {self._window(first, reach[first])}"
+                f"{self._length(first, reach[first])}")
         if self.of(first)[reach[first]].steps == longest:
             return f"{text}, the longest window checked: use it."
         further = [name for name in good if reach[name] > reach[first]]
@@ -100,7 +101,7 @@ class CheckTable:
         best = min(further, key=lambda name: (-reach[name], costs[name]))
         times = f"{costs[best] / costs[first]:.0f}"
         price = "about the same cost" if times == "1" else f"{times} times the cost"
-        return f"{text}; beyond, use {best}, which does up to n = {self._window(best, reach[best])}, at {price}."
+        return f"{text}; beyond, use {best}, which does up to n = {self._window(best, reach[best])}{self._length(best, reach[best])}, at {price}."
 
     def to_csv(self) -> str:
         """One line a row; empty where a number is not known."""
@@ -135,6 +136,14 @@ class CheckTable:
     def _window(self, gradient: str, number: int) -> str:
         row = self.of(gradient)[number]
         return f"{row.steps}" + (f" ({row.scaled_time:.2g} {self.time_name})" if self.time_name else "")
+
+    def _length(self, gradient: str, number: int) -> str:
+        """That the direction is right and the length far from it, as where a flow damps or grows; nothing where it is not."""
+        efficiency = self.of(gradient)[number].efficiency
+        if not 0 < efficiency < math.inf or 0.5 <= efficiency <= 2:
+            return ""
+        how = f"{1 / efficiency:.2g} times too long" if efficiency < 1 else f"{efficiency:.2g} times too short"
+        return f" (there {how}, which Adam and clipping forgive, a plain descent does not)"
 
     def _cost(self, gradient: str) -> float:
         return sum(row.solver_steps + row.network_states for row in self.of(gradient))
