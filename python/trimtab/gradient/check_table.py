@@ -101,7 +101,8 @@ class CheckTable:
         best = min(further, key=lambda name: (-reach[name], costs[name]))
         times = f"{costs[best] / costs[first]:.0f}"
         price = "about the same cost" if times == "1" else f"{times} times the cost"
-        return f"{text}; beyond, use {best}, which does up to n = {self._window(best, reach[best])}{self._length(best, reach[best])}, at {price}."
+        window = self._window(best, reach[best]) + self._length(best, reach[best])
+        return f"{text}; beyond, use {best}, which does up to n = {window}, at {price}."
 
     def to_csv(self) -> str:
         """One line a row; empty where a number is not known."""
