@@ -220,6 +220,7 @@ def test_the_command_on_an_experiment_and_on_a_run(tmp_path, monkeypatch, capsys
     assert main([*command, "--out", "checked"]) == 0
     printed = capsys.readouterr().out
     assert "static keeps 95% of the steepest descent" in printed and "Lyapunov times" in printed
+    assert "The network is untrained" in printed
     with open("checked/gradcheck.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["steps"], row["gradient"]) for row in rows] == [
@@ -232,7 +233,7 @@ def test_the_command_on_an_experiment_and_on_a_run(tmp_path, monkeypatch, capsys
     assert main(["gradcheck", "run", "--directions", "1"]) == 0
     with open("run/gradcheck.csv", newline="") as file:
         assert [row["steps"] for row in csv.DictReader(file)][::3] == ["2", "4", "8", "16"]
-    capsys.readouterr()
+    assert "The network is untrained" not in capsys.readouterr().out
     assert main(["gradcheck", "run", "--set", "training.window=3"]) == 2
     assert "its experiment and network cannot be changed" in capsys.readouterr().err
     (tmp_path / "run" / "best.pt").unlink()

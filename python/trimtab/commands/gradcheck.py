@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from trimtab.commands import changes_argument, integers, names
 
@@ -36,4 +37,7 @@ def run(options: argparse.Namespace) -> int:
                                         fit=options.fit, progress=watch)
     print_gradcheck(table)
     print(f"Written: {folder / 'gradcheck.csv'}, {folder / 'gradcheck.png'}")
+    if not options.fit and not (Path(options.source) / "experiment.toml").is_file():
+        print("The network is untrained, and far from the truth most gradients point down: check again near it, with --fit 300 or "
+              "a run.")
     return 0
