@@ -38,6 +38,6 @@ def run(options: argparse.Namespace) -> int:
     print_gradcheck(table)
     print(f"Written: {folder / 'gradcheck.csv'}, {folder / 'gradcheck.png'}")
     if not options.fit and not (Path(options.source) / "experiment.toml").is_file():
-        print("The network is untrained, and far from the truth most gradients point down: check again near it, with --fit 300 or "
-              "a run.")
+        print("The network is untrained, and far from the truth most gradients point down: check again near it, with --fit 300 "
+              "or a run.")
     return 0
