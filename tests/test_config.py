@@ -144,3 +144,8 @@ def test_what_no_namelist_can_hold(options):
 def test_channels_that_are_no_list_of_whole_numbers(channels):
     with pytest.raises(ConfigError, match=r"channels = .* must be a list of at least two positive whole numbers"):
         build_network("PeriodicCNN", channels=channels)
+
+
+def test_a_network_says_which_arguments_it_takes():
+    with pytest.raises(ConfigError, match=r"does not take these arguments: .*'width'; it takes channels, kernel, activation, "):
+        build_network("PeriodicCNN", width=12)

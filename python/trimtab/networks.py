@@ -158,7 +158,8 @@ def build_network(name: str, **options: Any) -> nn.Module:
     try:
         inspect.signature(kind).bind(**options)
     except TypeError as error:
-        raise ConfigError(f"The network {name} does not take these arguments: {error}.") from error
+        takes = ", ".join(inspect.signature(kind).parameters) or "none"
+        raise ConfigError(f"The network {name} does not take these arguments: {error}; it takes {takes}.") from error
     network = kind(**options)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name!r} gave a {type(network).__name__}; a network must be a torch.nn.Module.")
