@@ -13,10 +13,10 @@ from forward runs (ensemble). QG (`qg-sparse`): T = 0.16, ten steps and about an
 deviation.
 
 Measured with two seeds, RMSE at lead 10 as a share of that of no closure: Lorenz 63 offline 0.42, static 0.003, tangent 0.001
-(with noise 0.42, 0.006, 0.005); without u_3 offline 1.2, static 1.1 (both leave the attractor), tangent and ensemble 0.011; with
-noise and estimated starts offline 0.42, tangent 0.011. QG, every 10th step, offline 0.77, static 0.56, tangent 0.52; left half with
-noise 0.77, 0.60, 0.56; every 2nd point with noise and estimated starts 1.02, 0.95, 0.91: there the error of the start is as large
-as what a closure can mend within the window, and Smagorinsky (0.84) is better than all.
+(with noise 0.42, 0.006, 0.005); without u_3 offline 1.2, static 1.1 (both leave the attractor), tangent and ensemble 0.011;
+with noise and estimated starts offline 0.42, tangent 0.011. QG, every 10th step, offline 0.77, static 0.56, tangent 0.52; left
+half with noise 0.77, 0.60, 0.56; every 2nd point with noise and estimated starts 1.02, 0.95, 0.91: there the error of the
+start is as large as what a closure can mend within the window, and Smagorinsky (0.84) is better than all.
 
 Every closure sees the same observations and the same initial states. Scores are those of `trimtab score` against the truth
 itself, on held-out runs.
