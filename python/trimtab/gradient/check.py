@@ -79,8 +79,7 @@ def gradcheck(
         seed: of the random directions.
         components: (M,) int64, those of the state that enter the loss, see `loss.mean_square`; None for all.
         scale: (N,) float64 by which differences are divided, as in training (`online.loss_scale`), so that a field in large
-            numbers does not make up the whole loss; None for each field's standard deviation over the starts, where the fields
-            have several units, else for 1.
+            numbers does not make up the whole loss; None for that over the targets (`loss.field_scale`).
         progress: told the share done.
 
     Returns:
@@ -105,8 +104,11 @@ def gradcheck(
     if not windows or windows[0] < min(leads) or windows[-1] > max(leads):
         raise ConfigError(f"The windows {windows} must lie between the first and the last lead time of the targets, "
                           f"{min(leads)} and {max(leads)}.")
-    scale = field_scale(solver.spec, start.numpy()) if scale is None else _numbers_of("scale", scale)
-    if scale is not None and not (scale.shape == start.shape[1:] and (scale > 0).all() and scale.isfinite().all()):
+    if scale is None:
+        scale = field_scale(solver.spec, truth.flatten(0, 1).numpy())
+    else:
+        scale = torch.as_tensor(scale, dtype=torch.float64).detach()
+    if not (scale.shape == start.shape[1:] and (scale > 0).all()):  # infinity leaves a field out
         raise InputError(f"The scale must hold a positive number for each of the {start.shape[1]} numbers of a state.")
     if components is not None:
         components = np.asarray(components)
