@@ -99,8 +99,7 @@ def field_scale(spec: SolverSpec, states: np.ndarray, weights: Options | None = 
     deviations, sizes = [], []
     for one, values in zip(spec.fields, spec.split(states).values(), strict=True):
         variance, square = values.var(axis=0), np.square(values).mean(axis=0)
-        variance[variance <= one.rounding**2 * square] = 0.0
-        deviations.append(float(np.sqrt(variance.mean())))
+        deviations.append(float(np.sqrt(np.where(variance > one.rounding**2 * square, variance, 0.0).mean())))
         sizes.append(float(np.sqrt(square.mean())))
     scale = _spread(spec, deviations, sizes)
     if weights:

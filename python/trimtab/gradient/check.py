@@ -79,7 +79,7 @@ def gradcheck(
         seed: of the random directions.
         components: (M,) int64, those of the state that enter the loss, see `loss.mean_square`; None for all.
         scale: (N,) float64 by which differences are divided, as in training (`online.loss_scale`), so that a field in large
-            numbers does not make up the whole loss; None for that over the targets (`loss.field_scale`).
+            numbers does not make up the whole loss; None for that over the targets, or 1 where they are all 0.
         progress: told the share done.
 
     Returns:
@@ -104,7 +104,9 @@ def gradcheck(
     if not windows or windows[0] < min(leads) or windows[-1] > max(leads):
         raise ConfigError(f"The windows {windows} must lie between the first and the last lead time of the targets, "
                           f"{min(leads)} and {max(leads)}.")
-    if scale is None:
+    if scale is None and not truth.any():
+        scale = torch.ones(start.shape[1], dtype=torch.float64)
+    elif scale is None:
         scale = field_scale(solver.spec, truth.flatten(0, 1).numpy())
     else:
         scale = torch.as_tensor(scale, dtype=torch.float64).detach()
