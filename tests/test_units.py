@@ -18,7 +18,7 @@ import trimtab
 from test_blocks import build, needs_mpi
 from trimtab.checkpoint import read_checkpoint
 from trimtab.config import parse_experiment
-from trimtab.errors import ConfigError, DataError
+from trimtab.errors import ConfigError, DataError, InputError
 from trimtab.gradient_report import check_gradients
 from trimtab.learning import Movement
 from trimtab.loss import field_scale, field_weights
@@ -336,3 +336,17 @@ def test_unlike_runs_are_not_averaged(place):
     with pytest.raises(ConfigError, match=r"the same seed, training\.seed = 0"):
         score_runs([first, first], place / "none")
     assert not (place / "none").exists()
+
+
+def test_gradcheck_takes_targets_that_are_observed_in_part(open_solver):
+    """What is not among the components is NaN in an experiment's targets: refused only where it would enter the loss."""
+    solver = open_solver("lorenz63")
+    correction = trimtab.Correction(trimtab.networks.MLP((3, 4, 3)).double(), solver.spec)
+    truth = open_solver("lorenz63", beta=8 / 3).advance(np.array([[8.0, 0.0, 30.0]]), 4).states
+    given = {"gradients": ["static"], "directions": 2, "scale": torch.ones(3, dtype=torch.float64)}
+    whole = trimtab.gradcheck(solver, correction, truth[0], truth[1:], [4], components=np.array([0, 1]), **given)
+    truth[1:, :, 2] = np.nan
+    found = trimtab.gradcheck(solver, correction, truth[0], truth[1:], [4], components=np.array([0, 1]), **given)
+    assert found.rows[0].cosine == whole.rows[0].cosine
+    with pytest.raises(InputError, match="must be finite"):
+        trimtab.gradcheck(solver, correction, truth[0], truth[1:], [4], components=np.array([0, 2]), **given)
