@@ -16,8 +16,10 @@ import torch
 
 import trimtab
 from test_blocks import build, needs_mpi
+from trimtab import ensemble_scoring
+from trimtab.__main__ import main
 from trimtab.checkpoint import read_checkpoint
-from trimtab.config import parse_experiment
+from trimtab.config import dump_experiment, parse_experiment
 from trimtab.errors import ConfigError, DataError, InputError
 from trimtab.gradient_report import check_gradients
 from trimtab.learning import Movement
@@ -350,3 +352,22 @@ def test_gradcheck_takes_targets_that_are_observed_in_part(open_solver):
     assert found.rows[0].cosine == whole.rows[0].cosine
     with pytest.raises(InputError, match="must be finite"):
         trimtab.gradcheck(solver, correction, truth[0], truth[1:], [4], components=np.array([0, 2]), **given)
+
+
+def test_an_ensemble_is_scored_in_deviations_where_fields_have_several_units():
+    shown = ensemble_scoring._Shown(PROFILE, steep())
+    scored = shown(steep()[:5])
+    np.testing.assert_allclose(scored[:, :12] * shown.scale[0], steep()[:5, :12], rtol=1e-12)
+    assert scored.shape == (5, 16) and shown.scale[0] == pytest.approx(0.01, rel=0.05)
+
+
+def test_the_last_line_of_the_command_is_the_verdict_in_yellow(place, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    text = dump_experiment(experiment("oscillator", 1.0, "float64", "offline.steps=0", "training.rate=1e-30"))
+    (place / "idle.toml").write_text(text)
+    assert main(["train", str(place / "idle.toml"), "--out", str(place / "told")]) == 0
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert last.startswith("\x1b[33mNothing was learned in the online phase")
+    assert main(["train", str(place / "idle.toml"), "--out", str(place / "learned"), "--set", "training.rate=0.01"]) == 0
+    assert "Nothing was learned" not in capsys.readouterr().out

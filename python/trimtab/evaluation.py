@@ -101,7 +101,7 @@ def evaluate(
     climate = Climate(spec, config, test, lively_components(spec, truth, show.finite))
     curves = climate.curves
     curves |= {
-        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(_unit(spec)),
+        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(score_unit(spec)),
         "labels": np.array(climate.components.labels),
         "names": np.array([one.name for one in spec.fields]), "closures": np.array(list(closures)),
         "lyapunov_time": np.array(config.lyapunov_time), "threshold": np.array(config.valid_threshold),
@@ -136,7 +136,7 @@ class _Shown:
         self.places, self.test = spec.visible, test
         self.shape = (*test.shape[:2], spec.shown.size)
         self.scale: np.ndarray | None = None
-        if _unit(spec.shown) == DEVIATIONS:
+        if score_unit(spec.shown) == DEVIATIONS:
             self.scale = field_scale(spec.shown, self(truth).reshape(-1, spec.shown.size)).numpy()
 
     @property
@@ -237,7 +237,7 @@ def score_columns(
     Returns:
         The columns.
     """
-    unit, time = _unit(spec), spec.time_units
+    unit, time = score_unit(spec), spec.time_units
     each = ", each field in its standard deviations over the truth" if unit == DEVIATIONS else ""
     step = meeting.time * meeting.leads[0] / config.leads[0]
     columns = [
@@ -341,7 +341,8 @@ def _field_scores(spec: SolverSpec, states: np.ndarray, truth: np.ndarray, meeti
     return row
 
 
-def _unit(spec: SolverSpec) -> str:
+def score_unit(spec: SolverSpec) -> str:
+    """The unit of an error over all fields: theirs where they have one, else `DEVIATIONS`."""
     units = {one.units for one in spec.fields}
     return units.pop() if len(units) == 1 else DEVIATIONS
 
