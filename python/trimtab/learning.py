@@ -30,6 +30,11 @@ def make_optimiser(name: str, correction: nn.Module, rate: float) -> torch.optim
     return optimiser
 
 
+def copied(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights that a step does not change, of a `state_dict`."""
+    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
+
+
 class Movement:
     """How far the weights move in an epoch.
 

@@ -14,6 +14,7 @@ from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
 from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import Options, TrainingConfig
+from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
@@ -76,6 +77,14 @@ class Online(Phase):
         self.scale = loss_scale(self.windows[config.window], config.weights)
         self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
+
+    def prepare(self, world: World) -> None:
+        """See `Phase.prepare`: says what the loss divides by."""
+        parts = self.scale.split([one.size for one in self.solver.spec.fields])
+        told = [f"{one.name} {part.min():.4g}" + (f" to {part.max():.4g}" if part.max() > part.min() else "")
+                + (f" {one.units}" if one.units not in ("1", "") else "")
+                for one, part in zip(self.solver.spec.fields, parts, strict=True) if not one.hidden]
+        log.info("the loss divides differences by %s", ", ".join(told))
 
     def size(self, epoch: int) -> int:
         """See `Phase.size`."""

@@ -23,7 +23,7 @@ from trimtab.crew import TIMES, Crew
 from trimtab.errors import CheckpointError, ConfigError, SolverError
 from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
-from trimtab.learning import Movement, make_optimiser
+from trimtab.learning import Movement, copied, make_optimiser
 from trimtab.loss import field_weights
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
@@ -193,7 +193,7 @@ class Trainer:
         means = (at.losses / taken, at.norms / taken) if taken else (math.nan, math.nan)
         at.epoch += at.entered
         if at.validated(validation, lost) or self.best is None:
-            self.best = _copied(self.correction.state_dict())
+            self.best = copied(self.correction.state_dict())
             if phase.name == "online":
                 self._export("best.pt")
         self.movement.close_epoch(phase.name, at)
@@ -393,7 +393,3 @@ class Trainer:
                 "coefficient": self.solver.spec.coefficient and self.solver.spec.coefficient.name,
                 "correction": weights, "progress": asdict(self.at),
                 "history": self.records.history if self.records else [], "folder": str(Path.cwd()), **self._provenance}
-
-
-def _copied(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
