@@ -27,6 +27,7 @@ from trimtab.loss import field_scale, field_weights
 from trimtab.offline import Offline
 from trimtab.online import Online
 from trimtab.position import Position
+from trimtab.reproduce.pieces import mean_square_of
 from trimtab.score_table import Column, ScoreTable
 from trimtab.scoring import score_run, score_runs
 from trimtab.state import Field, SolverSpec
@@ -371,3 +372,14 @@ def test_the_last_line_of_the_command_is_the_verdict_in_yellow(place, monkeypatc
     assert last.startswith("\x1b[33mNothing was learned in the online phase")
     assert main(["train", str(place / "idle.toml"), "--out", str(place / "learned"), "--set", "training.rate=0.01"]) == 0
     assert "Nothing was learned" not in capsys.readouterr().out
+
+
+def test_a_published_mean_square_is_compared_in_its_own_unit(place):
+    """`reproduce` turns the best validation back into the square of the state's unit."""
+    trainer = Trainer(experiment("lorenz63", 1e3, "float64", "offline.steps=0"), place / "published")
+    result = trainer.fit()
+    online = Online(trainer.experiment.training, trainer.solver, trainer.correction, trainer.targets)
+    online.scale = torch.ones(3, dtype=torch.float64)
+    raw, _ = online.judge(online.held()[0])
+    assert mean_square_of(trainer, result) == pytest.approx(raw, rel=1e-9) and raw > 10 * result.best_validation
+    trainer.solver.close()
