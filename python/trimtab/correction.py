@@ -144,7 +144,7 @@ class Correction(nn.Module):
         values = self._features(u).transpose(0, 1).flatten(1) if self.grid else u.T
         deviations, least = values.std(1), self.rounding * values.abs().amax(1)
         deviations = torch.where(deviations <= least, 0.0, deviations)  # NaN stays, and is refused
-        # A component that is the same always only loses its mean, as long as some other varies.
+        # A component that is the same always loses its mean, and is divided by its size, as long as some other varies.
         if self.grid or not (deviations > 0).any():
             varying("input", deviations)
         self.input_mean.copy_(values.mean(1))

@@ -165,7 +165,7 @@ class SlotCorrection(nn.Module):
         least = torch.stack([one * part.abs().max() for one, part in zip(self._rounding, parts, strict=True)])
         deviations = torch.stack([part.std() for part in parts])
         deviations = torch.where(deviations <= least, 0.0, deviations)  # NaN stays, and is refused
-        # An input that is the same everywhere (a constant, a mask at one value) only loses its mean.
+        # An input that is the same everywhere (a constant, a mask at one value) loses its mean, and is divided by its size.
         if not (deviations > 0).any():
             varying("input", deviations)
         self.input_mean.copy_(torch.stack([part.mean() for part in parts]))
