@@ -27,7 +27,7 @@ ROWS = (
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table",
      "isolation", "ensemble_scores"),
     ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "position", "records", "climate", "closures"),
-    ("offline", "online", "evaluation", "kalman", "crew"),
+    ("offline", "online", "evaluation", "kalman", "crew", "learning"),
     ("trainer", "scoring", "figures", "ensemble_figures", "terminal"),
     ("deploy", "starts", "ensembles", "ensemble_file", "ensemble_scoring", "report", "gradient_report", "doctor", "coupling",
      "export"),

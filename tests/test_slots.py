@@ -105,11 +105,11 @@ def test_normalisation_is_fitted_field_by_field():
     correction = SlotCorrection(nn.Conv2d(3, 2, 1), CHANNELS)
     seen = torch.randn(50, 36, dtype=torch.float64)
     seen[:, 12:24] = 3.0 * seen[:, 12:24] + 10.0
-    seen[:, 24:] = 4.0  # the same everywhere: only its mean is taken off
+    seen[:, 24:] = 4.0  # the same everywhere: its mean is taken off, and it is divided by its size
     tendencies = torch.cat([torch.full((50, 12), 2.0), torch.zeros(50, 12)], 1)
     correction.fit_normalisation(seen, tendencies)
     assert torch.allclose(correction.input_mean, torch.tensor([0.0, 10.0, 4.0]), atol=0.5)
-    assert torch.allclose(correction.input_scale, torch.tensor([1.0, 3.0, 1.0]), atol=0.3)
+    assert torch.allclose(correction.input_scale, torch.tensor([1.0, 3.0, 4.0]), atol=0.3)  # a constant's is its size
     assert torch.equal(correction.output_scale, torch.tensor([2.0, 2.0]))
 
 
@@ -167,7 +167,7 @@ def test_a_blow_up_is_called_one():
     seen = torch.randn(50, 36, dtype=torch.float64)
     seen[:, 24:] = 0.1  # whose standard deviation is not 0 in every rounding
     correction.fit_normalisation(seen)
-    assert correction.input_scale[2] == 1.0
+    assert correction.input_scale[2] == pytest.approx(0.1, rel=1e-6)  # its size, and not that rounding
 
 
 class Windows:

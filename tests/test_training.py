@@ -25,7 +25,7 @@ from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError,
 from trimtab.files import only_writer
 from trimtab.loss import alive, mean_square
 from trimtab.offline import Offline
-from trimtab.online import Online
+from trimtab.online import Online, loss_scale
 from trimtab.phase import cosine
 from trimtab.records import COLUMNS, RECORDED
 from trimtab.reference import reference_path
@@ -147,7 +147,8 @@ def test_it_learns_and_leaves_a_folder_to_work_with(whole, open_solver):
     targets = Targets(reference_path(small(), solver.spec), solver.spec, run.experiment.reference, 0.01)
     windows = targets.windows("validation", 4)
     states = torch.from_numpy(windows.batch(windows.spread(40), range(5)))
-    errors = [mean_square(torch.from_numpy(solver.advance(states[0], 4, correction=one).states), states[1:]).item()
+    scale = loss_scale(targets.windows("training", 4))
+    errors = [mean_square(torch.from_numpy(solver.advance(states[0], 4, correction=one).states), states[1:], scale=scale).item()
               for one in (None, load_correction(run.checkpoints["best"], solver.spec))]
     assert errors[1] == pytest.approx(min(float(row["validation"]) for row in online), rel=1e-12)
     assert errors[1] < 0.1 * errors[0]

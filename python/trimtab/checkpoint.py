@@ -284,6 +284,9 @@ def check_same_experiment(content: dict[str, Any], experiment: Experiment, path:
         saved = parse_experiment(content["experiment"], str(path))
     except TrimtabError as error:
         raise CheckpointError(f"The experiment in {path} is not one of this trimtab's: {error}") from error
+    if "first_validation" not in content["progress"]:
+        raise CheckpointError(f"{path} is of an earlier trimtab, whose loss was in the square of the state's unit; the loss now "
+                              "has no unit, so that its validations cannot be compared. Train into another folder.")
     changed = [key for key in changed_keys(saved, experiment)
                if key not in FREE_TO_CHANGE and key.split(".")[0] not in FREE_TO_CHANGE]
     if changed:

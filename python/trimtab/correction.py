@@ -144,11 +144,12 @@ class Correction(nn.Module):
         values = self._features(u).transpose(0, 1).flatten(1) if self.grid else u.T
         deviations, least = values.std(1), self.rounding * values.abs().amax(1)
         deviations = torch.where(deviations <= least, 0.0, deviations)  # NaN stays, and is refused
-        # A component that is the same always only loses its mean, as long as some other varies.
+        # A component that is the same always loses its mean, and is divided by its size, as long as some other varies.
         if self.grid or not (deviations > 0).any():
             varying("input", deviations)
         self.input_mean.copy_(values.mean(1))
-        self.input_scale.copy_(torch.where(deviations == 0, 1.0, varying("input", torch.where(deviations == 0, 1.0, deviations))))
+        scales = varying("input", deviations.where(deviations != 0, deviations.max()))
+        self.input_scale.copy_(scales_of(scales, deviations, values))
         if tendencies is not None:
             t = torch.as_tensor(tendencies).to(self.input_mean.device, torch.float64)
             spread = t.square().nanmean().sqrt().reshape(1) if self.grid else t.square().nanmean(0).sqrt().nan_to_num(0.0)
@@ -208,6 +209,22 @@ def as_numbers(name: str, values: Sequence[float] | float, length: int, dtype: t
     if "scale" in name and not (numbers.isfinite() & (numbers != 0)).all():
         raise ConfigError(f"{name} = {numbers.tolist()} must hold finite numbers other than 0.")
     return numbers.clone()
+
+
+def scales_of(scales: Tensor, deviations: Tensor, values: Sequence[Tensor] | Tensor) -> Tensor:
+    """Scales of inputs, some of which do not vary: those have their own size, or if they are zero the largest deviation, so that
+    what the network sees does not depend on units.
+
+    Args:
+        scales: (C,) positive.
+        deviations: (C,) standard deviations, 0 for an input that does not vary.
+        values: C tensors, the inputs.
+
+    Returns:
+        (C,), positive.
+    """
+    sizes = torch.stack([one.square().mean().sqrt() for one in values])
+    return torch.where((deviations == 0) & (sizes > 0), sizes, scales)
 
 
 def varying(what: str, values: Tensor) -> Tensor:

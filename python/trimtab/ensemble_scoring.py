@@ -17,7 +17,9 @@ from trimtab.checkpoint import check_place, load_run
 from trimtab.climate import Curves
 from trimtab.ensemble_scores import LeadScores
 from trimtab.errors import ConfigError, DataError
+from trimtab.evaluation import DEVIATIONS, score_unit
 from trimtab.files import replacing
+from trimtab.loss import field_scale
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.starts import climate_states
 from trimtab.state import SolverSpec
@@ -118,6 +120,8 @@ def _score(file: netCDF4.Dataset, path: Path, spec: SolverSpec, targets: Targets
         raise DataError(f"No record of {path} after the start meets a snapshot of the truth, which are {targets.interval:g} "
                         "apart: choose --every and --steps so that one does, and fewer --starts where the runs end.")
     sums = {int(record): LeadScores(members) for record in records}
+    shown = _Shown(spec, climate)
+    climate = shown(climate)
     threshold = _threshold(spec, climate)
     sample = climate[:: max(1, -(-len(climate) // CLIMATE_MEMBERS))]
     generator = np.random.default_rng(0)
@@ -125,8 +129,8 @@ def _score(file: netCDF4.Dataset, path: Path, spec: SolverSpec, targets: Targets
     with np.errstate(over="ignore", invalid="ignore"):
         for start, (run, snapshot) in enumerate(places):
             for record, states in _records(file, path, spec, start, records):
-                truth = test[int(run), int(snapshot + snapshots[record])]
-                for first in range(0, spec.size, columns):
+                states, truth = shown(states), shown(test[int(run), int(snapshot + snapshots[record])])
+                for first in range(0, len(truth), columns):
                     here = slice(first, first + columns)
                     sums[record].add(states[:, here], truth[here], sample[:, here], threshold[here], generator)
             progress((start + 1) / len(places), f"scoring: start {start + 1} of {len(places)}")
@@ -140,15 +144,31 @@ def _score(file: netCDF4.Dataset, path: Path, spec: SolverSpec, targets: Targets
         curves["diagram"] = np.stack([one.diagram() for one in lasting])
         curves["cases"] = np.stack([one.cases for one in lasting])
         curves["spread_bins"] = np.stack([one.spread_skill_bins() for one in lasting])
-        curves |= {"members": np.array(members), "starts": np.array(len(places)), "units": np.array(spec.fields[0].units),
+        curves |= {"members": np.array(members), "starts": np.array(len(places)), "units": np.array(score_unit(spec.shown)),
                    "time_units": np.array(spec.time_units), "perturbation": np.array(str(file.perturbation))}
     return EnsembleScores(path.stem, rows, curves)
+
+
+class _Shown:
+    """States (..., N) as they are scored: without hidden fields, and where fields have several units each over its standard
+    deviation in the climatology (`loss.field_scale`), without a field that has none."""
+
+    def __init__(self, spec: SolverSpec, climate: np.ndarray):
+        self.places, self.scale = spec.visible, np.ones(())
+        if score_unit(spec.shown) == DEVIATIONS:
+            scale = field_scale(spec, climate).numpy()
+            visible = np.arange(spec.size) if self.places is None else self.places
+            self.places = visible[np.isfinite(scale[visible])]
+            self.scale = scale[self.places]
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        return np.asarray(states if self.places is None else states[..., self.places] / self.scale)
 
 
 def _threshold(spec: SolverSpec, climate: np.ndarray) -> np.ndarray:
     """(N,) upper tercile of the climatology: a component's own, or a field's on a grid, whose points are alike."""
     threshold = np.quantile(climate, TERCILE, axis=0)
-    return np.full(spec.size, np.quantile(climate, TERCILE)) if len(spec.grid) == 2 else threshold
+    return np.full(climate.shape[1], np.quantile(climate, TERCILE)) if len(spec.grid) == 2 else threshold
 
 
 def _records(file: netCDF4.Dataset, path: Path, spec: SolverSpec, start: int,

@@ -97,11 +97,11 @@ def evaluate(
     starts, truth, times = _forecast_truth(spec, test, config, meeting)
     first = np.stack([np.asarray(test[run, 0], dtype=float) for run in range(len(test))])
     show = _Shown(spec, test, truth)
-    spec, test, truth = spec.shown, show, show(truth)
-    climate = Climate(spec, config, test, lively_components(spec, truth, show.scale))
+    spec, test, truth, raw = spec.shown, show, show(truth), show.visible(truth)
+    climate = Climate(spec, config, test, lively_components(spec, truth, show.finite))
     curves = climate.curves
     curves |= {
-        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(_unit(spec)),
+        "lead_times": times, "time_units": np.array(spec.time_units), "units": np.array(score_unit(spec)),
         "labels": np.array(climate.components.labels),
         "names": np.array([one.name for one in spec.fields]), "closures": np.array(list(closures)),
         "lyapunov_time": np.array(config.lyapunov_time), "threshold": np.array(config.valid_threshold),
@@ -112,7 +112,7 @@ def evaluate(
         part("forecasts", 0.0)
         window = solver.advance(starts, len(truth) - 1, correction=module, stride=meeting.every, on_blow_up="mark")
         rows[closure] = _forecast_scores(show(window.states), truth, config, meeting, climate, closure)
-        rows[closure] |= _field_scores(spec, show(window.states), truth, meeting, config.leads, show.scale)
+        rows[closure] |= _field_scores(spec, show.visible(window.states), raw, meeting, config.leads)
         states, long_times = long_run(solver, module, first, config.long_steps, stride, partial(part, "long run"))
         rows[closure] |= climate.judge(show(states), long_times, closure)
     for closure in rows.keys() - {"none", "truth"} if "none" in rows else ():
@@ -130,19 +130,26 @@ def evaluate(
 
 class _Shown:
     """Held-out runs and states without what the solver hides, fields of several units divided by their deviations over the
-    truth of the forecasts; (R, T, N) as any array, and a call for states."""
+    truth of the forecasts, as in a loss without weights (`loss.field_scale`); (R, T, N) as any array, and a call for states."""
 
     def __init__(self, spec: SolverSpec, test: Any, truth: np.ndarray):
         self.places, self.test = spec.visible, test
         self.shape = (*test.shape[:2], spec.shown.size)
         self.scale: np.ndarray | None = None
-        scale = field_scale(spec.shown, self(truth).reshape(-1, spec.shown.size))
-        if scale is not None:
-            self.scale = scale.numpy()
+        if score_unit(spec.shown) == DEVIATIONS:
+            self.scale = field_scale(spec.shown, self(truth).reshape(-1, spec.shown.size)).numpy()
+
+    @property
+    def finite(self) -> np.ndarray | None:
+        """The scale, 1 for a field that is left out."""
+        return None if self.scale is None else np.where(np.isfinite(self.scale), self.scale, 1.0)
+
+    def visible(self, states: np.ndarray) -> np.ndarray:
+        """States (..., N) without what is hidden, in their own units."""
+        return states if self.places is None else states[..., self.places]
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
-        seen = states if self.places is None else states[..., self.places]
-        return seen if self.scale is None else seen / self.scale
+        return self.visible(states) if self.scale is None else self.visible(states) / self.scale
 
     def __len__(self) -> int:
         return len(self.test)
@@ -230,7 +237,7 @@ def score_columns(
     Returns:
         The columns.
     """
-    unit, time = _unit(spec), spec.time_units
+    unit, time = score_unit(spec), spec.time_units
     each = ", each field in its standard deviations over the truth" if unit == DEVIATIONS else ""
     step = meeting.time * meeting.leads[0] / config.leads[0]
     columns = [
@@ -322,19 +329,20 @@ def _forecast_scores(
     return row | {"valid_time": valid / (config.lyapunov_time or 1.0)}
 
 
-def _field_scores(spec: SolverSpec, states: np.ndarray, truth: np.ndarray, meeting: Meeting, leads: Sequence[int],
-                  scale: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Errors of each field in its own unit, where there are several; `states` and `truth` were divided by `scale`."""
+def _field_scores(spec: SolverSpec, states: np.ndarray, truth: np.ndarray, meeting: Meeting,
+                  leads: Sequence[int]) -> dict[str, np.ndarray]:
+    """Errors of each field in its own unit, where there are several."""
     row: dict[str, np.ndarray] = {}
     for lead, index in zip(leads, meeting.leads, strict=True) if len(spec.fields) > 1 else ():
         with np.errstate(over="ignore", invalid="ignore"):
-            difference = (states[index] - truth[index]) * (1.0 if scale is None else scale)
+            difference = states[index] - truth[index]
             row |= {f"field_{name}_{lead}": np.sqrt(np.square(part.reshape(len(part), -1)).mean(axis=1))
                     for name, part in spec.split(difference).items()}
     return row
 
 
-def _unit(spec: SolverSpec) -> str:
+def score_unit(spec: SolverSpec) -> str:
+    """The unit of an error over all fields: theirs where they have one, else `DEVIATIONS`."""
     units = {one.units for one in spec.fields}
     return units.pop() if len(units) == 1 else DEVIATIONS
 

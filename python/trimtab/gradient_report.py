@@ -51,7 +51,7 @@ def check_gradients(
 
     Far from the truth the loss is steep and most gradients point down; near it, where a training has to end, they differ
     more. So check an experiment with its network fitted offline for some steps, too, before a long training. The loss is that
-    of the training: fields of several units each in their own standard deviation over the training runs.
+    of the training: each field in its own standard deviation over the training runs.
 
     Args:
         source: a run folder, or an experiment's shipped name or TOML file.
@@ -99,7 +99,7 @@ def check_gradients(
             leads = targets.leads(max(lengths))
             chosen = held_out.spread(starts)
             first, observed = held_out.start(chosen), held_out.observe(chosen, leads)
-            divided_by = loss_scale(solver.spec, targets.windows("training", training.window))
+            divided_by = loss_scale(targets.windows("training", training.window), training.weights)
         finally:
             targets.close()
         scale, name = _time_scale(experiment, solver, first)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import BlowUpError, ConfigError
+from trimtab.loss import field_weights, output_weights
 from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.session import log
@@ -145,7 +146,7 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
 
 
 class Offline(Phase):
-    """Adam on the mean square of (M(u) - label) / output scale, with a cosine decay of the rate.
+    """Adam on the mean square of (M(u) - label) / output scale, times training.weights, with a cosine decay of the rate.
 
     An epoch is a pass over the training states, or a fiftieth of the steps when that is longer.
 
@@ -165,6 +166,11 @@ class Offline(Phase):
         if solver.spec.coefficient is not None:
             raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
         self.config, self.correction = config, correction
+        self.weights: Tensor | None = None
+        if training.weights:
+            weights = field_weights(targets.spec, training.weights)
+            weights = weights if targets.block is None else weights[torch.from_numpy(targets.block)]
+            self.weights = output_weights(solver.spec, weights)
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
         self.microbatch = cut(config.microbatch, config.batch, targets.spec.size, MICROBATCH_VALUES)
         self.labels, self.held_out = (
@@ -215,6 +221,8 @@ class Offline(Phase):
     def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
         states, labels = (torch.from_numpy(one) for one in source.get(indices))
         misfit = (self.correction(states) - labels) / self.correction.scale_of_outputs()
+        if self.weights is not None:
+            misfit = misfit * self.weights.sqrt()
         if source.observed is not None:
             misfit = misfit[:, torch.from_numpy(source.observed)]
         return misfit.square().mean(), len(indices) - len(states)

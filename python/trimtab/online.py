@@ -13,10 +13,10 @@ from trimtab.gradient import get_gradient
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
 from trimtab.phase import Phase, cosine, cut
-from trimtab.sections import TrainingConfig
+from trimtab.sections import Options, TrainingConfig
+from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
-from trimtab.state import SolverSpec
 from trimtab.targets import Targets, Windows
 from trimtab.world import World
 
@@ -25,24 +25,27 @@ VALIDATION_VALUES = 2**21  # numbers of one validation rollout held at once
 MICROBATCH_VALUES = 2**11  # numbers of the states from which a microbatch starts, by default
 
 
-def loss_scale(spec: SolverSpec, windows: Windows) -> Tensor | None:
+def loss_scale(windows: Windows, weights: Options | None = None) -> Tensor:
     """What the loss divides differences by: each field's standard deviation over the training runs, see `loss.field_scale`.
 
     Args:
-        spec: the solver's.
         windows: of the training runs.
+        weights: `training.weights`.
 
     Returns:
-        (N,) float64, or None where all fields have one unit.
+        (N,) float64, of the block that is here.
+
+    Raises:
+        ConfigError, DataError: see `loss.field_scale`.
     """
     targets = windows.targets
-    scale = field_scale(targets.spec, windows.whole(windows.spread(SCALED)))  # of the whole domain, also where a block is here
-    return scale if scale is None or targets.block is None else scale[torch.from_numpy(targets.block)]
+    # Of the whole domain, also where a block is here.
+    scale = field_scale(targets.spec, windows.whole(windows.spread(SCALED)), weights)
+    return scale if targets.block is None else scale[torch.from_numpy(targets.block)]
 
 
 class Online(Phase):
-    """Rollouts with a gradient variant, mean square over the chosen lead times; fields of several units each in their own
-    standard deviation.
+    """Rollouts with a gradient variant, mean square over lead times of differences over the field's standard deviation.
 
     Args:
         config: [training].
@@ -71,9 +74,17 @@ class Online(Phase):
         self.size_of_state = targets.spec.size  # of the undivided state: a validation is cut alike for any number of blocks
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
-        self.scale = loss_scale(solver.spec, self.windows[config.window])
+        self.scale = loss_scale(self.windows[config.window], config.weights)
         self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
+
+    def prepare(self, world: World) -> None:
+        """See `Phase.prepare`: says what the loss divides by."""
+        parts = self.scale.split([one.size for one in self.solver.spec.fields])
+        told = [f"{one.name} {part.min():.4g}" + (f" to {part.max():.4g}" if part.max() > part.min() else "")
+                + (f" {one.units}" if one.units not in ("1", "") else "")
+                for one, part in zip(self.solver.spec.fields, parts, strict=True) if not one.hidden]
+        log.info("the loss divides differences by %s", ", ".join(told))
 
     def size(self, epoch: int) -> int:
         """See `Phase.size`."""
@@ -95,7 +106,7 @@ class Online(Phase):
         return self.config.window_at(epoch)
 
     def loss(self, indices: np.ndarray, epoch: int) -> tuple[Tensor, int]:
-        """See `Phase.loss`; in the square of the state's unit."""
+        """See `Phase.loss`; 1 is about the error of the truth's time mean."""
         config, steps = self.config, self.window(epoch)
         start, truth = self._batch(self.windows[steps], indices, self.leads[steps])
         states = rollout(self.solver, self.correction, start, steps, gradient=self.gradient, stride=config.stride,

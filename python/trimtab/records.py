@@ -8,7 +8,8 @@ metrics.csv has one row an epoch, the first (epoch 0, step 0) before any step. C
     window             outer steps of a window in this epoch
     rate               learning rate of its last step
     loss               mean over its steps of the training loss (offline: in units of the output scale, 1 is no skill;
-                       online: in the square of the state's unit); empty where there is none
+                       online: mean square of differences over the field's standard deviation, 1 is about the error of the
+                       truth's time mean; neither has a unit); empty where there is none
     validation         the loss on held-out windows
     gradient_norm      mean 2-norm of the gradient before clipping
     dropped            training windows that blew up and were left out

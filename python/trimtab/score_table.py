@@ -18,6 +18,7 @@ from trimtab.errors import ConfigError, DataError
 LABELS = {"truth": "truth vs truth", "none": "no closure", "smagorinsky": "Smagorinsky", "offline": "offline",
           "online": "online"}
 OPTIONAL_ROWS = ("truth",)
+TIE = 1e-6  # share of a score within which two are equal: a network in float32 rounds no better
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,15 @@ class ScoreTable:
         return None if values is None or len(values) < 2 else float(np.std(values, ddof=1))
 
     def best(self, column: Column) -> str | None:
-        """Closure with the best mean in a column; None when there is none, or several are equal."""
+        """Closure with the best mean in a column; None when there is none, or several are equal up to rounding (`TIE`)."""
         means = {row: self.mean(row, column.key) for row in self.rows if row not in OPTIONAL_ROWS}
         finite = {row: value for row, value in means.items() if value is not None and np.isfinite(value)}
         if len(finite) < 2:
             return None
         best = (min if column.better == "low" else max)(finite, key=finite.__getitem__)
-        return best if list(finite.values()).count(finite[best]) == 1 else None
+        return best if sum(bool(_equal(value, finite[best])) for value in finite.values()) == 1 else None
 
-    def wins(self, row: str, other: str, column: Column) -> tuple[int, int]:
+    def wins(self, row: str, other: str, column: Column) -> tuple[int, int, int]:
         """In how many of the members one closure beats another: closures meet on the same starts, so this tells a small
         difference from chance where the spread over starts does not.
 
@@ -92,11 +93,12 @@ class ScoreTable:
             column: a score that both have.
 
         Returns:
-            (members in which `row` is better, members). A blow-up is never better.
+            (members in which `row` is better by more than rounding, members in which the two are equal up to rounding (`TIE`),
+            members). A blow-up is never better; two are equal.
         """
         one, two = self.rows[row][column.key], self.rows[other][column.key]
-        better = one < two if column.better == "low" else one > two
-        return int(np.sum(better | (np.isfinite(one) & ~np.isfinite(two)))), len(one)
+        better, equal = one < two if column.better == "low" else one > two, _equal(one, two)
+        return int(np.sum((better | (np.isfinite(one) & ~np.isfinite(two))) & ~equal)), int(np.sum(equal)), len(one)
 
     def comparison(self) -> str:
         """The last closure against the others, member by member at the longest lead, as a sentence; empty for one row."""
@@ -105,7 +107,8 @@ class ScoreTable:
         if not others or column is None:
             return ""
         counts = [(LABELS.get(other, other), *self.wins(last, other, column)) for other in others]
-        told = ", ".join(f"than {label} at {wins} of {members}" for label, wins, members in counts)
+        told = ", ".join(f"than {label} at {wins} of {members}{f' ({ties} equal)' if ties else ''}"
+                         for label, wins, ties, members in counts)
         return f"{column.label}, {self.member} by {self.member}: {LABELS.get(last, last)} is better {told}."
 
     def cell(self, row: str, key: str) -> str:
@@ -193,6 +196,11 @@ def combine(tables: Sequence[ScoreTable]) -> ScoreTable:
             for row, scores in first.rows.items()}
     settings = {key: value for key, value in first.settings.items() if key not in ("seed", "stamp")}
     return ScoreTable(first.experiment, first.columns, rows, f"{len(tables)} runs (seeds)", first.notes, settings, "run")
+
+
+def _equal(one: Any, two: Any) -> Any:
+    """Whether scores are equal up to rounding, element by element; two that blew up are."""
+    return np.isclose(one, two, rtol=TIE, atol=0.0, equal_nan=True)
 
 
 def _number(value: float | None) -> float | None:

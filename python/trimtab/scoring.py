@@ -16,7 +16,7 @@ import trimtab
 from trimtab.checkpoint import Run, check_place, load_correction, load_run, read_checkpoint
 from trimtab.climate import Curves
 from trimtab.closures import best_smagorinsky
-from trimtab.config import Experiment, dump_experiment
+from trimtab.config import Experiment, changed_keys, dump_experiment
 from trimtab.errors import CheckpointError, ConfigError, DataError
 from trimtab.evaluation import Evaluation, evaluate, match_times
 from trimtab.files import replacing
@@ -29,6 +29,7 @@ from trimtab.targets import Targets
 from trimtab.world import World
 
 CHECKPOINT_OF = {"offline": "offline", "online": "best"}
+SEEDS = ("name", "description", "parallel", "training.seed", "observation.seed")  # may differ in runs that are averaged
 SEARCH_STARTS = 8  # training states on which the Smagorinsky constant is chosen
 
 
@@ -84,14 +85,39 @@ def score_runs(folders: Sequence[str | Path], out: Path, *, again: bool = False,
         The combined table, whose spread is over the runs, and the curves of each run.
 
     Raises:
-        ConfigError: runs of different experiments.
-        CheckpointError, DataError: see `score_run`.
+        ConfigError: runs whose experiments differ in more than the seed, or do not differ at all.
+        CheckpointError: see `score_run`; or a run that is not at its end.
+        DataError: see `score_run`.
     """
+    _check_seeds([load_run(folder) for folder in folders])
     table = combine([score_run(folder, again=again, progress=progress, world=world) for folder in folders])
     if world is None or world.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         _write_table(table, out)
     return table, [read_curves(Path(folder)) for folder in folders]
+
+
+def _check_seeds(runs: Sequence[Run]) -> None:
+    """Refuse to average what is no spread over seeds."""
+    first, seeds = runs[0], dict[tuple[int, ...], Path]()
+    for run in runs:
+        differing = [key for key in changed_keys(first.experiment, run.experiment)
+                     if key not in SEEDS and key.partition(".")[0] not in SEEDS]
+        if differing:
+            raise ConfigError(f"{first.folder} and {run.folder} are no seeds of one experiment, and their mean says nothing: "
+                              f"they differ in {', '.join(differing)}; score them one by one.")
+        seed = tuple(getattr(getattr(run.experiment, key.partition(".")[0]), key.partition(".")[2])
+                     for key in SEEDS if key.endswith(".seed"))
+        if seed in seeds:
+            raise ConfigError(f"{seeds[seed]} and {run.folder} have the same seed, training.seed = {seed[0]}, and so are one "
+                              "run: give runs of different seeds.")
+        seeds[seed] = run.folder
+        at = read_checkpoint(run.checkpoints["last"])["progress"] if "last" in run.checkpoints else None
+        training = run.experiment.training
+        if at and (at["phase"] != "online" or at["epoch"] < training.epochs) and not (
+                training.early_stop and at["epoch"] - at["best_epoch"] >= training.early_stop):
+            raise CheckpointError(f"{run.folder} is not at its end ({at['phase']} epoch {at['epoch']}), and is not averaged "
+                                  "with others: train it with --resume first.")
 
 
 def write_scores(evaluation: Evaluation, folder: Path) -> None:

@@ -229,7 +229,11 @@ class TrainingConfig:
         rate, rate_end: learning rate, and where its cosine decay ends; equal for a constant rate.
         rate_drop_every: epochs after which the rate is divided by 10, again and again, in place of the cosine; 0 for
             never.
-        clip: largest 2-norm of the gradient; 0 for none.
+        clip: largest 2-norm of the gradient of the loss, which has no unit; 0 for none.
+        weights: field -> factor of its squared differences in the loss, each of which is divided by the field's standard
+            deviation first (`loss.field_scale`): a number; a list, one per index of the field's first dimension, as netCDF
+            lists them; or {dimension = list}. 1 where nothing is given, 0 leaves out. The offline phase takes those of the
+            fields that the network's outputs are named after.
         loss_at: lead times in outer steps that enter the loss; empty for every one.
         curriculum: (epoch, window) pairs: from that epoch on (the first is 0), windows of that length; validation
             always uses `window`.
@@ -256,6 +260,7 @@ class TrainingConfig:
     rate_end: float = 0.0
     rate_drop_every: int = 0
     clip: float = 0.0
+    weights: Options = field(default_factory=dict)
     loss_at: tuple[int, ...] = ()
     curriculum: tuple[tuple[int, int], ...] = ()
     warm_start: bool = True

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.correction import Correction, as_numbers, varying
+from trimtab.correction import Correction, as_numbers, scales_of, varying
 from trimtab.errors import ConfigError, InputError
 from trimtab.networks import network_dtype
 from trimtab.state import Field, Slot, SolverSpec
@@ -165,11 +165,11 @@ class SlotCorrection(nn.Module):
         least = torch.stack([one * part.abs().max() for one, part in zip(self._rounding, parts, strict=True)])
         deviations = torch.stack([part.std() for part in parts])
         deviations = torch.where(deviations <= least, 0.0, deviations)  # NaN stays, and is refused
-        # An input that is the same everywhere (a constant, a mask at one value) only loses its mean.
+        # An input that is the same everywhere (a constant, a mask at one value) loses its mean, and is divided by its size.
         if not (deviations > 0).any():
             varying("input", deviations)
         self.input_mean.copy_(torch.stack([part.mean() for part in parts]))
-        self.input_scale.copy_(torch.where(deviations > 0, deviations, 1.0))
+        self.input_scale.copy_(scales_of(deviations.where(deviations > 0, deviations.max()), deviations, parts))
         if tendencies is not None:
             outputs = _by_field(tendencies, self.output_sizes, device)
             sizes = torch.stack([part.square().mean().sqrt() for part in outputs])

@@ -121,6 +121,11 @@ def print_scores(table: ScoreTable) -> None:
         console.print(note, highlight=False)
 
 
+def print_warning(text: str) -> None:
+    """A line on standard output that is no success: yellow on a terminal."""
+    Console().print(text, style="yellow", highlight=False, soft_wrap=True)
+
+
 def print_checks(title: str, rows: Sequence[Sequence[str]]) -> None:
     """Figures against what is expected of them, on standard output.
 

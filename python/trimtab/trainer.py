@@ -23,6 +23,8 @@ from trimtab.crew import TIMES, Crew
 from trimtab.errors import CheckpointError, ConfigError, SolverError
 from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
+from trimtab.learning import Movement, copied, make_optimiser
+from trimtab.loss import field_weights
 from trimtab.offline import Offline, fit_normalisation
 from trimtab.online import Online
 from trimtab.parallel import get_world
@@ -117,6 +119,7 @@ class Trainer:
                 status = "finished" if finished else "stopped early"
                 self.correction.load_state_dict(self._best_weights())
                 self.correction.eval()
+                self._tell_verdict()
             except _Stop:
                 self._save()
                 status = "interrupted" if self.crew.asked_to_stop() == signal.SIGINT else "terminated"
@@ -128,7 +131,8 @@ class Trainer:
             log.info("%s at %s epoch %d; best is epoch %d", status, self.at.phase, self.at.epoch, self.at.best_epoch)
             self.world.wait()
         at = self.at
-        return Result(status, self.folder, at.best_epoch, at.best_validation, at.dropped_in_all, at.skipped_in_all)
+        return Result(status, self.folder, at.best_epoch, at.best_validation, at.dropped_in_all, at.skipped_in_all,
+                      at.verdict(at.phase))
 
     def _train(self, phase: Phase) -> bool:
         """Run a phase from `self.at` to its end; False when it stopped early."""
@@ -188,11 +192,11 @@ class Trainer:
         taken = steps - at.skipped
         means = (at.losses / taken, at.norms / taken) if taken else (math.nan, math.nan)
         at.epoch += at.entered
-        if (lost, validation) < (at.best_dropped, at.best_validation) or self.best is None:
-            at.best_epoch, at.best_validation, at.best_dropped = at.epoch, validation, lost
-            self.best = _copied(self.correction.state_dict())
+        if at.validated(validation, lost) or self.best is None:
+            self.best = copied(self.correction.state_dict())
             if phase.name == "online":
                 self._export("best.pt")
+        self.movement.close_epoch(phase.name, at)
         seconds = round(at.seconds + time.perf_counter() - began, 3)
         self._take_times()
         if self.records is not None:
@@ -270,6 +274,7 @@ class Trainer:
         gradient.join(self.world.cohort, self.world.holders)
         gradient.check(self.solver)
         self._check_weight(gradient.steady)
+        field_weights(self.whole, experiment.training.weights)  # refuses now, too
         path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
         h = experiment.training.stride * self.solver.spec.dt
         self.targets = Targets(path, self.whole, experiment.reference, h, experiment.observation,
@@ -319,6 +324,7 @@ class Trainer:
                                 saved[key], value)
             if self.at.phase == "online" and self.best is not None:
                 self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
+        self.movement = Movement(self.correction)
         self.crew = Crew(self.world, self.correction, seed=seed, timeout=experiment.parallel.timeout,
                          share=visible_size(self.solver.spec) / visible_size(self.whole), signalled=lambda: self._signal.number)
 
@@ -331,20 +337,26 @@ class Trainer:
 
     def _turn_online(self) -> None:
         """Keep the best of the offline phase, and begin the online phase from it or from a fresh network."""
+        verdict = self._tell_verdict()
         self.correction.load_state_dict(self._best_weights())
         self._export("offline.pt")
         if not self.experiment.training.warm_start:
             torch.manual_seed(self.experiment.training.seed)
             fresh = checkpoint.build_correction(self.experiment, self.solver.spec)
             self.correction.network.load_state_dict(fresh.network.state_dict())
-        self.at = Position("online", dropped_in_all=self.at.dropped_in_all, skipped_in_all=self.at.skipped_in_all)
-        self.best = None
+        self.at = Position("online", dropped_in_all=self.at.dropped_in_all, skipped_in_all=self.at.skipped_in_all,
+                           before=verdict)
+        self.best, self.movement = None, Movement(self.correction)
         self.optimiser = self._new_optimiser()
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        kind = kinds["adam" if self.at.phase == "offline" else self.experiment.training.optimiser]
-        return kind(self.correction.parameters(), lr=self.experiment.training.rate)
+        name = "adam" if self.at.phase == "offline" else self.experiment.training.optimiser
+        return make_optimiser(name, self.correction, self.experiment.training.rate)
+
+    def _tell_verdict(self) -> str:
+        if verdict := self.at.verdict(self.at.phase):
+            log.warning("%s", verdict)
+        return verdict
 
     def _best_weights(self) -> dict[str, Any]:
         return self.best if self.best is not None else self.correction.state_dict()
@@ -381,7 +393,3 @@ class Trainer:
                 "coefficient": self.solver.spec.coefficient and self.solver.spec.coefficient.name,
                 "correction": weights, "progress": asdict(self.at),
                 "history": self.records.history if self.records else [], "folder": str(Path.cwd()), **self._provenance}
-
-
-def _copied(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in weights.items()}

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.report import write_report
     from trimtab.scoring import check_scores, score_run
     from trimtab.session import warned
-    from trimtab.terminal import Watch, print_scores
+    from trimtab.terminal import Watch, print_scores, print_warning
     from trimtab.trainer import Trainer
 
     if options.resume not in ("", AUTO) and not options.experiment:  # as in `train --resume EXPERIMENT`
@@ -69,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
     elif world.rank == 0:
         print_scores(table)
         print(f"Run folder {trainer.folder}, report {report}")
+        if result.verdict:
+            print_warning(result.verdict)
     return result.exit_code
 
 

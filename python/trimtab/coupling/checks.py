@@ -19,7 +19,7 @@ from trimtab.coupling.finding import GRADCHECK, Finding, unchecked
 from trimtab.errors import TrimtabError
 from trimtab.gradient import get_gradient
 from trimtab.gradient.check import gradcheck
-from trimtab.loss import field_scale
+from trimtab.loss import field_size
 from trimtab.slot_correction import AnyCorrection
 from trimtab.slot_weight import SlotWeight, named_outputs
 from trimtab.state import Field
@@ -135,7 +135,7 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
             table = gradcheck(bench.solver, correction, start, truth[1:], [steps],
                               gradients=[get_gradient(name, **options)], directions=1 if bench.slow else 2,
                               stride=stride, leads=list(range(1, window + 1)), seed=0,
-                              scale=field_scale(bench.spec, truth.reshape(-1, bench.spec.size)))
+                              scale=field_size(bench.spec, truth.reshape(-1, bench.spec.size)))
         except TrimtabError as error:
             findings.append(Finding(title, "note", str(error), GRADCHECK))
             continue

@@ -67,7 +67,7 @@ def gradcheck(
         solver: any `Solver`; it is only run forward, but for variants that ask more of it.
         correction: module (B, N) -> (B, N) with at least one trainable parameter.
         starts: (B, N) float64 initial states.
-        targets: (L, B, N) float64 truth at the lead times.
+        targets: (L, B, N) float64 truth at the lead times; what is not among the components may be NaN.
         windows: lengths in outer steps.
         gradients: variants by name or object; "exact" is added where the solver has a torch twin.
         directions: random directions m.
@@ -79,8 +79,7 @@ def gradcheck(
         seed: of the random directions.
         components: (M,) int64, those of the state that enter the loss, see `loss.mean_square`; None for all.
         scale: (N,) float64 by which differences are divided, as in training (`online.loss_scale`), so that a field in large
-            numbers does not make up the whole loss; None for each field's standard deviation over the starts, where the fields
-            have several units, else for 1.
+            numbers does not make up the whole loss; None for that over the targets, or 1 where they are all 0.
         progress: told the share done.
 
     Returns:
@@ -105,14 +104,21 @@ def gradcheck(
     if not windows or windows[0] < min(leads) or windows[-1] > max(leads):
         raise ConfigError(f"The windows {windows} must lie between the first and the last lead time of the targets, "
                           f"{min(leads)} and {max(leads)}.")
-    scale = field_scale(solver.spec, start.numpy()) if scale is None else _numbers_of("scale", scale)
-    if scale is not None and not (scale.shape == start.shape[1:] and (scale > 0).all() and scale.isfinite().all()):
-        raise InputError(f"The scale must hold a positive number for each of the {start.shape[1]} numbers of a state.")
     if components is not None:
         components = np.asarray(components)
         if not (components.ndim == 1 and components.size and components.dtype.kind in "iu"
                 and components.min() >= 0 and components.max() < start.shape[1]):
             raise InputError(f"The components must be whole numbers of 0 to {start.shape[1] - 1}, at least one.")
+    if not (truth if components is None else truth[..., torch.from_numpy(components)]).isfinite().all():
+        raise InputError("The targets must be finite, and hold a NaN or an infinity.")
+    if scale is None and not truth.nan_to_num(0.0).any():
+        scale = torch.ones(start.shape[1], dtype=torch.float64)
+    elif scale is None:
+        scale = field_scale(solver.spec, truth.nan_to_num(0.0).flatten(0, 1).numpy())
+    else:
+        scale = _numbers_of("scale", scale)
+    if not (scale.shape == start.shape[1:] and (scale > 0).all()):  # infinity leaves a field out
+        raise InputError(f"The scale must hold a positive number for each of the {start.shape[1]} numbers of a state.")
     rows: list[CheckRow] = []
     derivatives = {}
     for number, steps in enumerate(windows):
@@ -158,12 +164,9 @@ def _whole(name: str, values: Any) -> list[int]:
 
 def _numbers_of(name: str, values: Any) -> Tensor:
     try:
-        tensor = torch.as_tensor(values, dtype=torch.float64).detach()
+        return torch.as_tensor(values, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"The {name} must be an array of numbers, not {type(values).__name__}.") from error
-    if not tensor.isfinite().all():
-        raise InputError(f"The {name} must be finite, and hold a NaN or an infinity.")
-    return tensor
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class System:
 SYSTEMS = {
     "Lorenz 63": System("lorenz63-sparse", ("observation.components=[]",), (10, 20, 40, 80), 40, 300, 80, 110.4, 24000, "{}", 4),
     "Lorenz 96, two scales": System("lorenz96", (
-        "solver.n=36", "solver.forcing=10.0", "training.batch=16",
+        "solver.n=36", "solver.forcing=10.0", "training.batch=16", "training.clip=0.8",
         "reference.solver={name = \"lorenz96_two_scale\", n = 36, fast = 10, forcing = 10.0, coupling = 1.0, b = 10.0, c = 10.0, "
         "dt = 0.001}"), (20, 40), 40, 150, 40, 22.0, 1600,
         "{members = 12, aim = 0, spectrum = \"white\", localisation = 2}", 13),
@@ -171,7 +171,7 @@ def _experiment(system: System, gap: int, closure: str, seed: int, quick: bool) 
                f"training.gradient_options={system.ensemble if gradient == 'ensemble' else '{}'}")
     return load_experiment(system.source, (
         *system.changes, *how, *cut, f"reference.interval={interval!r}", f"reference.snapshots={snapshots}",
-        f"training.window={gap}", "training.rate=1e-2", "training.rate_end=1e-4", "training.clip=10.0",
+        f"training.window={gap}", "training.rate=1e-2", "training.rate_end=1e-4",
         "score.long_steps=200", f"score.leads=[{system.lead}]", f"training.seed={seed}"))
 
 

@@ -29,7 +29,7 @@ from trimtab.loss import mean_square
 from trimtab.reference import Progress, make_reference
 from trimtab.reproduce.drawing import drawn, style
 from trimtab.reproduce.lorenz63_training import SETTINGS
-from trimtab.reproduce.pieces import Pieces
+from trimtab.reproduce.pieces import Pieces, mean_square_of
 from trimtab.reproduce.table import Check, Column, Table
 from trimtab.targets import Targets
 from trimtab.trainer import Result, Trainer
@@ -89,7 +89,8 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
               "our own run: 6e-5"),
     )
     return Table("kalman", TEXT, columns, rows, checks, ("kalman.png",), (
-        "Validation is the mean square over held-out windows, at the end of the inversion and at the best epoch of static.",),
+        "Validation is the mean square over held-out windows, in the state's unit squared, "
+        "at the end of the inversion and at the best epoch of static.",),
         quick)
 
 
@@ -102,7 +103,7 @@ def _experiment(system: str, seed: int, steps: int, quick: bool) -> Experiment:
 
 
 def _judge(trainer: Trainer, result: Result) -> dict[str, Any]:
-    return {"validation": result.best_validation, **_coefficient(trainer.solver, trainer.correction)}
+    return {"validation": mean_square_of(trainer, result), **_coefficient(trainer.solver, trainer.correction)}
 
 
 def _inversion(experiment: Experiment, members: int, windows: int, iterations: int, spread: float,

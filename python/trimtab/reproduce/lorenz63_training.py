@@ -89,7 +89,7 @@ def run(out: Path, quick: bool, progress: Progress) -> Table:
     _draw(out / "training.png", out, found, first)
     return Table("lorenz63-training", TEXT, columns, rows, _checks(found, first), ("training.png",), (
         f"Equal settings: {EPOCHS} epochs of {STEPS_AN_EPOCH} steps, batch 128, Adam with rate 0.1 falling on a cosine; "
-        "validation is the mean square over windows of 10 steps.",), quick)
+        "validation is the mean square over windows of 10 steps, in the square of the state's unit.",), quick)
 
 
 def _experiments(quick: bool) -> dict[str, list[Experiment]]:
@@ -119,7 +119,7 @@ def _without(experiment: Experiment, length: int) -> dict[str, Any]:
         error = mean_square(torch.from_numpy(alone), torch.from_numpy(states[1:]))
         exponents = lyapunov_exponents(truth, None, _starts(targets), steps=length, renew=10, discard=length // 8)
         return {"truth": exponents.tolist(), "none": {
-            **_scores(experiment, solver, targets, None, length), "best_validation": float(error)}}
+            **_scores(experiment, solver, targets, None, length), "mean_square": float(error)}}
     finally:
         targets.close()
         solver.close()
@@ -179,7 +179,7 @@ def _row(several: list[dict[str, Any]]) -> dict[str, Any]:
     def values(key: str) -> np.ndarray:
         return np.array([one[key] for one in several], dtype=float)
 
-    validation, valid = values("best_validation"), values("valid_time")
+    validation, valid = values("mean_square"), values("valid_time")
     return {"seeds": len(several), "validation": float(np.median(validation)), "best": float(validation.min()),
             "worst": float(validation.max()), "valid": float(valid.mean()),
             "valid_spread": float(valid.std(ddof=1)) if len(valid) > 1 else None,
@@ -192,8 +192,8 @@ def _exponents(values: Any) -> dict[str, float]:
 
 
 def _checks(found: dict[str, list[dict[str, Any]]], first: dict[str, Any]) -> tuple[Check, ...]:
-    best = {name: min(one["best_validation"] for one in several) for name, several in found.items()}
-    middle = {name: float(np.median([one["best_validation"] for one in several])) for name, several in found.items()}
+    best = {name: min(one["mean_square"] for one in several) for name, several in found.items()}
+    middle = {name: float(np.median([one["mean_square"] for one in several])) for name, several in found.items()}
     exponent = {name: float(np.mean([one["exponents"][0] for one in several])) for name, several in found.items()}
     return (
         Check(f"best validation, {LONGER}, best seed", best[LONGER], 2e-6, "at most", 0.0, PAPER),
@@ -218,7 +218,7 @@ def _draw(path: Path, out: Path, found: dict[str, list[dict[str, Any]]], first: 
         names = list(found)
         for i, name in enumerate(names):
             look = {**style("static" if name in (LONGER, RAW) else name), "linestyle": "none"}
-            for axes, key in zip(panels, ("best_validation", "valid_time", "attractor_distance"), strict=True):
+            for axes, key in zip(panels, ("mean_square", "valid_time", "attractor_distance"), strict=True):
                 axes.plot([i] * len(found[name]), [one[key] for one in found[name]], **look)
         panels[0].axhline(2e-6, color="#000000", linewidth=1, linestyle=(0, (1, 2)))
         panels[0].set(title="best validation mean square (dotted: the authors)", yscale="log")

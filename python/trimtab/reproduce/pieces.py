@@ -13,6 +13,7 @@ from typing import Any
 import trimtab
 from trimtab.config import Experiment, dump_experiment
 from trimtab.files import replacing
+from trimtab.online import loss_scale
 from trimtab.reference import Progress
 from trimtab.report import read_metrics
 from trimtab.trainer import Result, Trainer
@@ -88,8 +89,9 @@ class Pieces:
             settings: what `compute` depends on.
 
         Returns:
-            Those numbers, and best_validation, best_epoch, offline_validation, dropped, steps, offline_seconds and
-            online_seconds (sums over metrics.csv, so that a training that was cut counts in full).
+            Those numbers, and best_validation, mean_square (the same in the square of the state's unit), best_epoch,
+            offline_validation, dropped, steps, offline_seconds and online_seconds (sums over metrics.csv, so that a training
+            that was cut counts in full).
 
         Raises:
             Stopped: a signal; the training is saved.
@@ -103,11 +105,11 @@ class Pieces:
             if result.exit_code:
                 raise Stopped(result.exit_code)
             try:
-                own = compute(trainer, result)
+                own, history = compute(trainer, result), {**_history(result), "mean_square": mean_square_of(trainer, result)}
             finally:
                 trainer.targets.close()
                 trainer.solver.close()
-            return {**own, **_history(result)}
+            return {**own, **history}
 
         return dict(self.get(name, {"experiment": described(experiment), **settings}, whole))
 
@@ -115,6 +117,18 @@ class Pieces:
         """Run folder of a training: another one for another experiment, so that changed settings meet no old checkpoint."""
         digest = hashlib.sha256(described(experiment).encode()).hexdigest()[:8]
         return self.folder / f"training-{name}-{digest}"
+
+
+def mean_square_of(trainer: Trainer, result: Result) -> float:
+    """The best validation in the square of the state's unit, as others publish it; NaN for fields of several scales.
+
+    Args:
+        trainer: its data are open.
+        result: of its `fit`.
+    """
+    training = trainer.experiment.training
+    scale = loss_scale(trainer.targets.windows("training", training.window), training.weights)
+    return result.best_validation * float(scale[0]) ** 2 if bool((scale == scale[0]).all()) else math.nan
 
 
 def described(experiment: Experiment) -> str:
