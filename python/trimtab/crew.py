@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import SolverError
+from trimtab.failures import HYBRID, LATER, NETWORK, Failures
 from trimtab.phase import Phase
 from trimtab.session import log
 from trimtab.signals import Interrupted, StopSignal
@@ -30,6 +31,7 @@ from trimtab.world import PATIENCE, World
 TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
 LEAST_LIMIT, STEPS_OF_PATIENCE = 30.0, 20.0  # a rank hangs when it takes longer than the one, and the other, together
 LEARNING_SPEED = 0.2  # weight of the last step in what is known of a rank's speed
+LOST_STEPS = 16       # in a row, of which every window blew up: the network stays as it is, and so will the next ones
 VALIDATION = -1       # in place of an epoch's number where a microbatch validates
 T = TypeVar("T")
 
@@ -62,11 +64,18 @@ class Crew:
         self._sharing = 1  # teams that compute a microbatch together
         self._pace: np.ndarray | None = None  # (lines,) seconds a microbatch
         self._longest, self._told = 0.0, False
+        self._lost_steps = 0  # in a row
+        self._training = self._validating = Failures("windows", NETWORK, first=HYBRID)
 
     def begin(self, phase: Phase) -> None:
         """A phase begins: nothing is known of how long its steps take."""
         self._pace, self._longest, self._told = None, 0.0, False
         self._sharing = self.world.members if phase.shares_members else 1
+        self._lost_steps = 0
+        what = f"windows of the {phase.name} phase"
+        self._training = Failures(f"training {what}", NETWORK, first=HYBRID)
+        shorter = phase.window(0) < phase.window(max(0, phase.epochs - 1))  # a validation is as long as the last windows
+        self._validating = Failures(f"validation {what}", NETWORK, first=LATER if shorter else HYBRID)
         self.world.limit = self.timeout or PATIENCE
         self.world.doing = f"the beginning of the {phase.name} phase"
 
@@ -88,6 +97,7 @@ class Crew:
 
         Raises:
             Interrupted: a signal cut the work of a rank; on all ranks, and none takes the step.
+            SolverError: window after window ended the solver's process, or blew up.
         """
         world, began = self.world, time.perf_counter()
         world.doing = f"step {step + 1} of {phase.name} epoch {epoch + 1}"
@@ -100,7 +110,7 @@ class Crew:
         shared = world.cohort.seconds
         for row, number in enumerate(mine):
             self._seed(phase, epoch, step, int(number))
-            done = self._compute(self._backward, phase, pieces[number], epoch)
+            done = self._compute(self._training, self._backward, phase, pieces[number], epoch)
             if done is None:
                 break
             found[row] = done
@@ -113,6 +123,9 @@ class Crew:
         results = self._in_order(table[:, 1:], lines)
         counts, losses = results[:, 0, 1], results[:, :, 0].sum(1)
         dropped = int(results[:, 0, 2].sum())
+        self._lost_steps = 0 if counts.any() else self._lost_steps + 1
+        if self._lost_steps == LOST_STEPS:
+            raise SolverError(f"Every window of {LOST_STEPS} steps in a row blew up, at {world.doing}: {NETWORK}")
         if not counts.any():
             return math.nan, dropped
         weights = counts / counts.sum()
@@ -136,7 +149,7 @@ class Crew:
             The loss, NaN when every window blew up, and how many did.
 
         Raises:
-            Interrupted: as in `step`.
+            Interrupted, SolverError: as in `step`.
         """
         world, parts = self.world, phase.held()
         world.doing = f"validation, {phase.name}"
@@ -147,7 +160,7 @@ class Crew:
             number = first + world.team
             if number < len(parts):
                 self._seed(phase, VALIDATION, 0, number)
-                judged = self._compute(phase.judge, parts[number])
+                judged = self._compute(self._validating, phase.judge, parts[number])
                 if judged is not None:
                     row[:] = judged[0] * self.share, len(parts[number]) - judged[1], judged[1]
             table = self._meet(np.concatenate([[time.perf_counter() - began], row]))
@@ -264,14 +277,14 @@ class Crew:
             raise Interrupted(self._agreed, agreed=True)
         return table[:, 1:]
 
-    def _compute(self, work: Callable[..., T], *arguments: Any) -> T | None:
+    def _compute(self, failures: Failures, work: Callable[..., T], *arguments: Any) -> T | None:
         """What some work returns; None when a signal cut it, which `_meet` tells all ranks.
 
         Ranks that compute one window together would wait for the one that was cut: they are asked between two steps alone.
         """
         together = self.world.blocks * self.world.members > 1
         try:
-            with self.world.computing(), contextlib.nullcontext() if together else self._signal.interrupting():
+            with failures.watching(), self.world.computing(), contextlib.nullcontext() if together else self._signal.interrupting():
                 return work(*arguments)
         except Interrupted:
             self._cut = True
