@@ -18,6 +18,7 @@ from trimtab.failures import FIRST, HYBRID, LATER, Failures, report
 from trimtab.gradient_report import check_gradients
 from trimtab.trainer import Trainer
 
+NORMALISED = "correction={input_mean=[0,0,20],input_scale=[8,9,9],output_scale=[9,9,9]}"
 WORDS = "STOP: surface pressure out of bounds"
 TEXT = """
 name = "stopping"
@@ -61,18 +62,19 @@ def experiment(*changes):
 
 def started(caplog) -> int:
     """Rollouts that ended their process, as the log has them."""
-    return sum("The solver ended its process with exit code 3" in one.message and one.levelname == "WARNING" for one in caplog.records)
+    return sum("The solver ended its process with exit code 3" in one.message for one in caplog.records
+               if one.levelname == "WARNING")
 
 
 @pytest.mark.parametrize(("changes", "limit", "what"), [
     (["solver.stops=always"], FIRST, "windows of the truth"),
-    (["solver.stops=always", "offline.steps=4", "correction={input_mean=[0,0,20],input_scale=[8,9,9],output_scale=[9,9,9]}"], FIRST,
-     "windows of the truth"),
+    (["solver.stops=always", "offline.steps=4", NORMALISED], FIRST, "windows of the truth"),
     (["solver.stops=hybrid", "training.curriculum=[]"], HYBRID, "validation windows of the online phase"),
     (["solver.stops=hybrid", "solver.at=2"], HYBRID, "training windows of the online phase"),
 ], ids=["normalisation", "labels", "validation", "training"])
 def test_a_training_whose_every_rollout_stops_ends(changes, limit, what, tmp_path, caplog):
-    with pytest.raises(SolverStopped, match=f"{limit} of {limit} {what} ended the solver's process.*is the truth sound") as caught:
+    sentence = f"{limit} of {limit} {what} ended the solver's process.*is the truth sound"
+    with pytest.raises(SolverStopped, match=sentence) as caught:
         Trainer(experiment(*changes), tmp_path / "run").fit()
     assert WORDS in str(caught.value) and caught.value.code == 3 and started(caplog) == limit
     if what.startswith("training"):
@@ -82,9 +84,9 @@ def test_a_training_whose_every_rollout_stops_ends(changes, limit, what, tmp_pat
 def test_scores_of_a_solver_that_always_stops(caplog):
     starts = np.ones((1, 60, 3)) + np.arange(60)[None, :, None]
     config = experiment().score
-    with trimtab.open_solver("stopping:Stopping", isolation="fork", stops="always", dt=0.01) as solver:
-        with pytest.raises(SolverStopped, match=f"{HYBRID} of {HYBRID} forecasts") as caught:
-            evaluate(solver, {"none": None}, starts, config, interval=0.01, stride=1)
+    with trimtab.open_solver("stopping:Stopping", isolation="fork", stops="always", dt=0.01) as solver, \
+            pytest.raises(SolverStopped, match=f"{HYBRID} of {HYBRID} forecasts") as caught:
+        evaluate(solver, {"none": None}, starts, config, interval=0.01, stride=1)
     assert WORDS in str(caught.value) and started(caplog) == HYBRID
 
 
@@ -122,7 +124,7 @@ def test_a_worker_that_is_started_over_and_over(caplog):
     """In "process" mode each end costs the start of another process."""
     failures = Failures("pieces", "why?", first=3)
     with trimtab.open_solver("stopping:Stopping", isolation="process", stops="always", dt=0.01) as solver:
-        with failures.watching(), pytest.raises(SolverStopped, match="3 of 3 pieces .*why"):
+        with failures.watching(), pytest.raises(SolverStopped, match=r"3 of 3 pieces .*why"):
             solver.advance(np.ones((9, 3)), 2, on_blow_up="mark")
         assert started(caplog) == 3 and not solver.processes
 
@@ -149,7 +151,7 @@ def test_where_some_succeed_the_work_goes_on():
 
 def test_labels_that_all_blow_up_end_the_training(tmp_path):
     changes = ("solver={name='lorenz63',dt=0.01,sigma=1e300}", "offline.steps=4",
-               "correction={input_mean=[0,0,20],input_scale=[8,9,9],output_scale=[9,9,9]}")
+               NORMALISED)
     with pytest.raises(BlowUpError, match="blew up on all of 99 states"):
         Trainer(experiment(*changes), tmp_path / "run").fit()
 

@@ -99,7 +99,7 @@ def test_a_network_that_calls_its_own_solver_is_refused(solver, isolation):
     if isolation == "none":
         calls = (lambda u: solver.advance(u.copy(), 1), lambda u: solver.tendency(u.copy()), lambda u: solver.close())
         for call in calls:
-            with pytest.raises(SolverError, match="The solver lorenz63 is called while it runs.*open a second one"):
+            with pytest.raises(SolverError, match=r"The solver lorenz63 is called while it runs.*open a second one"):
                 solver.advance(u, 3, correction=Nested(call))
             assert solver.advance(u, 3).alive.all()
         with trimtab.open_solver("lorenz63", dt=0.01) as other:  # another solver may be

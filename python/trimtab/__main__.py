@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; `sys.argv[1:]` by default.
 
     Returns:
-        Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt (SIGINT), 143
-        after SIGTERM or SIGUSR1.
+        Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt (SIGINT),
+        143 after SIGTERM or SIGUSR1.
     """
     options = _parser().parse_args(arguments)
     if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder

@@ -284,7 +284,8 @@ class Crew:
         """
         together = self.world.blocks * self.world.members > 1
         try:
-            with failures.watching(), self.world.computing(), contextlib.nullcontext() if together else self._signal.interrupting():
+            interrupting = contextlib.nullcontext() if together else self._signal.interrupting()
+            with failures.watching(), self.world.computing(), interrupting:
                 return work(*arguments)
         except Interrupted:
             self._cut = True

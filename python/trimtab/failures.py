@@ -22,8 +22,8 @@ from trimtab.errors import SolverStopped
 FIRST = 8     # pieces from the beginning, of which none succeeded
 HYBRID = 16   # the same where a network acts, which may be unstable in half of the pieces and yet learn
 LATER = 64    # pieces in a row after one has succeeded
-TRUTH = ("is the truth sound, and are its states such as the code can start from (a hidden field that is missing, the order of the "
-         "fields, another unit)?")
+TRUTH = ("is the truth sound, and are its states such as the code can start from (a hidden field that is missing, the order of "
+         "the fields, another unit)?")
 UNSTABLE = "is the solver stable from these states, and the correction of this solver and time step?"
 NETWORK = ("is the truth sound, and the solver alone stable from its states? If so, the network drives the code too far: shorten "
            "the windows, lower training.rate, or set training.clip.")

@@ -127,7 +127,7 @@ class Labels:
 
 
 def _scattered(count: int) -> np.ndarray:
-    """0 to count - 1 in an order whose first few lie far apart, so that they tell of all states and not of one run's beginning."""
+    """0 to count - 1 in an order whose first few lie far apart, and tell of all states, not of one run's beginning."""
     return np.argsort(np.arange(count) * 0.6180339887498949 % 1, kind="stable")  # steps of the golden ratio
 
 
