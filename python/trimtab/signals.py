@@ -125,6 +125,6 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number == number == signal.SIGINT:
             raise KeyboardInterrupt
-        known, self.number = self.number, self.number or number
+        known, self.number = self.number, number
         if self._raises and not known:
             raise Interrupted(number)

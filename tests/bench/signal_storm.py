@@ -169,6 +169,7 @@ def main() -> int:
     options = parser.parse_args()
     chance, names = random.Random(options.seed), [one for one in TASKS if one.startswith(options.only)]
     print(f"seed {options.seed}", flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what it starts in the background
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         path = os.pathsep.join([str(HERE / "isolation"), os.environ.get("PYTHONPATH", "")])
