@@ -15,14 +15,18 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from trimtab.__main__ import main
 from trimtab.checkpoint import read_checkpoint
 from trimtab.config import parse_experiment
+from trimtab.crew import Crew
 from trimtab.files import only_writer
 from trimtab.signals import AGAIN, Interrupted, StopSignal, obeyed
 from trimtab.trainer import Trainer
+from trimtab.world import World
 
 LIMIT = 20.0  # seconds; it takes less than one, but machines that test are busy
 TEXT = """
@@ -57,7 +61,7 @@ NORMALISED = "correction={input_mean=[0,0,20],input_scale=[8,9,9],output_scale=[
 SLOW = "solver={name='stopping:Stopping',isolation='process',dt=0.01,beta=0.0,pause=0.05}"
 SLOWER = "solver={name='stopping:Stopping',isolation='process',dt=0.01,beta=0.0,pause=100.0}"
 DYING = "solver={name='stopping:Stopping',isolation='process',dt=0.01,beta=0.0,stops='some'}"
-IN_FORTRAN = "100000000"  # steps: minutes
+IN_FORTRAN = "90000000"  # steps: minutes
 # stage: module and function that has begun when the signal is sent, arguments of the command
 STAGES = {
     "reference run": ("trimtab.reference:make_run", ["train", "EXP", "--set", "reference.spin_up=1000000"]),
@@ -107,8 +111,8 @@ def children() -> set[int]:
     return known - {os.getpid()}
 
 
-def after_it_begins(stage: str, monkeypatch: pytest.MonkeyPatch, act) -> None:
-    """Call `act` in another thread when a function has been entered."""
+def after_it_begins(stage: str, monkeypatch: pytest.MonkeyPatch, act, quick: bool) -> None:
+    """Call `act` in another thread when a function has been entered; one that is quick waits for it."""
     module, _, path = stage.partition(":")
     owner = importlib.import_module(module)
     *classes, name = path.split(".")
@@ -119,6 +123,8 @@ def after_it_begins(stage: str, monkeypatch: pytest.MonkeyPatch, act) -> None:
     def entered(*positional, **named):
         if not thread.ident:
             thread.start()
+            while quick and thread.is_alive():  # or it would be over before the signal comes
+                time.sleep(0.001)
         return inner(*positional, **named)
 
     monkeypatch.setattr(owner, name, entered)
@@ -148,7 +154,7 @@ def test_a_signal_ends_a_stage(stage, place, tmp_path, monkeypatch, capsys):
         os.kill(os.getpid(), number)
 
     before = children()
-    after_it_begins(begins, monkeypatch, ask)
+    after_it_begins(begins, monkeypatch, ask, quick=stage == "report")
     with only_writer(place / "cache") if stage == "lock" else contextlib.nullcontext():
         code = main(arguments)
     took = time.monotonic() - sent[0]
@@ -234,3 +240,36 @@ def test_a_wish_to_stop_is_granted_where_it_suits():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
+
+
+class _Pair(World):
+    """This rank and another one, which was interrupted in the middle of its work, or not."""
+
+    size = teams = 2
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def table(self, row):
+        return np.stack([row, np.concatenate([[self.number], row[1:]])])
+
+
+class _Phase:
+    name, microbatch = "online", 1
+
+    def loss(self, indices, epoch):
+        return torch.zeros((), requires_grad=True), 0
+
+
+@pytest.mark.parametrize(("number", "cut"), [(-signal.SIGTERM, True), (signal.SIGTERM, False), (0, False)])
+def test_no_rank_takes_a_step_that_a_signal_cut_on_one(number, cut):
+    crew = Crew(_Pair(number), torch.nn.Linear(1, 1), seed=0)
+    if cut:
+        with pytest.raises(Interrupted) as caught:
+            crew.step(_Phase(), np.arange(2), 0, 0)
+        assert caught.value.agreed and caught.value.number == signal.SIGTERM
+    else:
+        crew.world.sum = lambda parts, owners, weights: parts[0]
+        assert crew.step(_Phase(), np.arange(2), 0, 0) == (0.0, 0)
+    assert crew.asked_to_stop() == abs(number)
