@@ -337,7 +337,7 @@ def test_work_goes_to_those_who_are_fast():
     class Four(World):
         size = teams = 4
 
-    crew = Crew(Four(), torch.nn.Linear(1, 1), seed=0, signalled=lambda: 0)
+    crew = Crew(Four(), torch.nn.Linear(1, 1), seed=0)
     assert crew._hand_out(8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert crew._hand_out(2).tolist() == [0, 1]
     for _ in range(30):

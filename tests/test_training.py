@@ -262,7 +262,7 @@ def test_signals_save_and_end_cleanly(place, long_whole, tmp_path):
         wait_until_it_trains(process, folder, size + 400)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-        assert process.returncode == code and errors == ""
+        assert (process.returncode, errors) == (code, "")
         at = read_checkpoint(folder / "last.pt")["progress"]
         steps = at["step"] + (at["epoch"] * 8 + 200 if at["phase"] == "online" else at["epoch"] * 19)
         assert done < steps < 200 + 40 * 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,11 +26,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; `sys.argv[1:]` by default.
 
     Returns:
-        Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt.
+        Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt (SIGINT),
+        143 after SIGTERM or SIGUSR1.
     """
     options = _parser().parse_args(arguments)
     if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
         sys.path.insert(0, "")
+    from trimtab.signals import Interrupted, exit_code, obeyed
+
+    try:
+        with obeyed():
+            return _run(options)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        word = "Interrupted" if number == signal.SIGINT else "Terminated"
+        return _end(f"\n{word}; {options.hint(options)}", exit_code(number))
+
+
+def _run(options: argparse.Namespace) -> int:
+    """One command, and an exit code in place of an exception."""
     from trimtab.launch import launched  # it wants numpy, which `--help` need not wait for
 
     try:
@@ -37,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.world = options.ranks(options)  # once: ranks that share something find each other here
             if launched()[1] and options.world.size == 1:
                 return 0  # rank 0 does it
-        return options.command(options)
-    except KeyboardInterrupt:
-        return _end(f"\nInterrupted; {options.hint(options)}", 130)
+        code: int = options.command(options)
+        return code
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -7,28 +7,33 @@ were; the sum does not see it. So weights have the same bits for any number of r
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import math
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trimtab.errors import SolverError
+from trimtab.failures import HYBRID, LATER, NETWORK, Failures
 from trimtab.phase import Phase
 from trimtab.session import log
+from trimtab.signals import Interrupted, StopSignal
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.world import PATIENCE, World
 
 TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
 LEAST_LIMIT, STEPS_OF_PATIENCE = 30.0, 20.0  # a rank hangs when it takes longer than the one, and the other, together
 LEARNING_SPEED = 0.2  # weight of the last step in what is known of a rank's speed
+LOST_STEPS = 16       # in a row, of which every window blew up: the network stays as it is, and so will the next ones
 VALIDATION = -1       # in place of an epoch's number where a microbatch validates
+T = TypeVar("T")
 
 
 class Crew:
@@ -40,7 +45,7 @@ class Crew:
         seed: of what is random in a microbatch.
         timeout: seconds after which a rank hangs; 0 chooses.
         share: of the whole state that this rank's solver holds, 1 but for a solver on several ranks.
-        signalled: number of the signal that this rank got, 0 for none.
+        signal: the wish to stop that this rank was sent; None for none ever.
 
     Attributes:
         times: seconds this rank spent in each of `TIMES` since they were last asked for; the network's are those within
@@ -48,9 +53,9 @@ class Crew:
     """
 
     def __init__(self, world: World, correction: AnyCorrection, *, seed: int, timeout: float = 0.0, share: float = 1.0,
-                 signalled: Callable[[], int]):
+                 signal: StopSignal | None = None):
         self.world, self.correction, self.seed = world, correction, seed
-        self.timeout, self.share, self._signalled, self._agreed = timeout, share, signalled, 0
+        self.timeout, self.share, self._signal, self._agreed, self._cut = timeout, share, signal or StopSignal(), 0, False
         self.parameters = [one for one in correction.parameters() if one.requires_grad]
         self.times = dict.fromkeys(TIMES, 0.0)
         self._network = _Stopwatch(correction)
@@ -59,17 +64,24 @@ class Crew:
         self._sharing = 1  # teams that compute a microbatch together
         self._pace: np.ndarray | None = None  # (lines,) seconds a microbatch
         self._longest, self._told = 0.0, False
+        self._lost_steps = 0  # in a row
+        self._training = self._validating = Failures("windows", NETWORK, first=HYBRID)
 
     def begin(self, phase: Phase) -> None:
         """A phase begins: nothing is known of how long its steps take."""
         self._pace, self._longest, self._told = None, 0.0, False
         self._sharing = self.world.members if phase.shares_members else 1
+        self._lost_steps = 0
+        what = f"windows of the {phase.name} phase"
+        self._training = Failures(f"training {what}", NETWORK, first=HYBRID)
+        shorter = phase.window(0) < phase.window(max(0, phase.epochs - 1))  # a validation is as long as the last windows
+        self._validating = Failures(f"validation {what}", NETWORK, first=LATER if shorter else HYBRID)
         self.world.limit = self.timeout or PATIENCE
         self.world.doing = f"the beginning of the {phase.name} phase"
 
     def asked_to_stop(self) -> int:
         """Number of the signal that any rank got, once all ranks know of it; 0 for none."""
-        return self._agreed if self.world.size > 1 else self._signalled()
+        return self._agreed if self.world.size > 1 else self._signal.number
 
     def step(self, phase: Phase, indices: np.ndarray, epoch: int, step: int) -> tuple[float, int]:
         """Loss and gradient of a batch; the gradient is left in the parameters.
@@ -82,6 +94,10 @@ class Crew:
         Returns:
             Mean loss over the windows that stayed finite, NaN when none did, and how many did not. The gradient is of use if
             the loss is finite.
+
+        Raises:
+            Interrupted: a signal cut the work of a rank; on all ranks, and none takes the step.
+            SolverError: window after window ended the solver's process, or blew up.
         """
         world, began = self.world, time.perf_counter()
         world.doing = f"step {step + 1} of {phase.name} epoch {epoch + 1}"
@@ -94,8 +110,10 @@ class Crew:
         shared = world.cohort.seconds
         for row, number in enumerate(mine):
             self._seed(phase, epoch, step, int(number))
-            with world.computing():
-                found[row] = self._backward(phase, pieces[number], epoch)
+            done = self._compute(self._training, self._backward, phase, pieces[number], epoch)
+            if done is None:
+                break
+            found[row] = done
             if not alone and member == 0:  # who share the members of its windows have the same gradient
                 gradients.append(self._flat())
         self._seed(phase, epoch, step, len(pieces))  # so that what a checkpoint keeps does not depend on who did what
@@ -105,6 +123,9 @@ class Crew:
         results = self._in_order(table[:, 1:], lines)
         counts, losses = results[:, 0, 1], results[:, :, 0].sum(1)
         dropped = int(results[:, 0, 2].sum())
+        self._lost_steps = 0 if counts.any() else self._lost_steps + 1
+        if self._lost_steps == LOST_STEPS:
+            raise SolverError(f"Every window of {LOST_STEPS} steps in a row blew up, at {world.doing}: {NETWORK}")
         if not counts.any():
             return math.nan, dropped
         weights = counts / counts.sum()
@@ -126,6 +147,9 @@ class Crew:
 
         Returns:
             The loss, NaN when every window blew up, and how many did.
+
+        Raises:
+            Interrupted, SolverError: as in `step`.
         """
         world, parts = self.world, phase.held()
         world.doing = f"validation, {phase.name}"
@@ -136,9 +160,9 @@ class Crew:
             number = first + world.team
             if number < len(parts):
                 self._seed(phase, VALIDATION, 0, number)
-                with world.computing():
-                    loss, lost = phase.judge(parts[number])
-                row[:] = loss * self.share, len(parts[number]) - lost, lost
+                judged = self._compute(self._validating, phase.judge, parts[number])
+                if judged is not None:
+                    row[:] = judged[0] * self.share, len(parts[number]) - judged[1], judged[1]
             table = self._meet(np.concatenate([[time.perf_counter() - began], row]))
             self._set_limit(table[:, 0].max())
             shares = table[:, 1:].reshape(world.teams, world.blocks, 3)
@@ -244,12 +268,28 @@ class Crew:
         self.world.limit = self.timeout or LEAST_LIMIT + STEPS_OF_PATIENCE * self._longest
 
     def _meet(self, row: np.ndarray) -> np.ndarray:
-        """Everybody's rows; and all ranks know of a signal that one got."""
-        before = time.perf_counter()
-        table = self.world.table(np.concatenate([[self._signalled()], row]))
+        """Everybody's rows; and all ranks know of a signal that one got, and by its sign whether it cut that one's work."""
+        before, number = time.perf_counter(), self._signal.number
+        table = self.world.table(np.concatenate([[-number if self._cut else number], row]))
         self.times["wait"] += time.perf_counter() - before if self.world.size > 1 else 0.0
-        self._agreed = int(next((number for number in table[:, 0] if number), 0))
+        self._agreed = abs(int(next((one for one in table[:, 0] if one), 0)))
+        if (table[:, 0] < 0).any():
+            raise Interrupted(self._agreed, agreed=True)
         return table[:, 1:]
+
+    def _compute(self, failures: Failures, work: Callable[..., T], *arguments: Any) -> T | None:
+        """What some work returns; None when a signal cut it, which `_meet` tells all ranks.
+
+        Ranks that compute one window together would wait for the one that was cut: they are asked between two steps alone.
+        """
+        together = self.world.blocks * self.world.members > 1
+        try:
+            interrupting = contextlib.nullcontext() if together else self._signal.interrupting()
+            with failures.watching(), self.world.computing(), interrupting:
+                return work(*arguments)
+        except Interrupted:
+            self._cut = True
+            return None
 
     def _in_order(self, rows: np.ndarray, lines: np.ndarray) -> np.ndarray:
         """(M, blocks, 3) of the ranks' rows, in the order of the microbatches."""

@@ -24,6 +24,7 @@ from trimtab.checkpoint import Run, check_place, load_run, provenance
 from trimtab.config import dump_experiment, load_experiment
 from trimtab.deploy import run_correction
 from trimtab.errors import BlowUpError, ConfigError
+from trimtab.failures import HYBRID, UNSTABLE, Failures
 from trimtab.parallel import get_world
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import SolverConfig
@@ -153,6 +154,7 @@ class Ensemble:
             else [{}] * members
         self._solver: Solver | None = None
         self._loaded: tuple[int, Any] = (-1, None)
+        self._failures = Failures("runs of members", UNSTABLE, first=HYBRID, later=0)
 
     @classmethod
     def from_runs(
@@ -266,6 +268,7 @@ class Ensemble:
         Raises:
             BlowUpError: a perturbation blew up while it was bred.
             SolverError, CorrectionError: see `Solver.advance`; a blow-up of a member is in `failed` and NaN.
+            SolverStopped: each of the first members ended the solver's process.
         """
         with self._opened(group) as solver:
             module = self._correction(group.network)
@@ -280,7 +283,12 @@ class Ensemble:
                 # A member that has failed is zero inside a solver, too, and stays in the batch, whose size is to be the same.
                 alive = np.where(failed[:, None] > 0, 0.0, states)
                 time = float(self.starts.times[group.start]) + done * self.every * self.spec.dt
-                with _threads_of_torch(_threads()):
+                if (failed > 0).all():  # of a code that stops, each would be the start of another process
+                    lost = np.broadcast_to(failed, (count, self.group))
+                    yield Block(done + 1, np.full((count, *states.shape), np.nan), lost)
+                    done += count
+                    continue
+                with self._failures.watching(), _threads_of_torch(_threads()):
                     window = solver.advance(alive, count, correction=module, stride=self.every, time=time,
                                             on_blow_up="mark")
                 ends = (np.arange(1, count + 1) * self.every)[:, None]

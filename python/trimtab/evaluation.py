@@ -14,6 +14,7 @@ from trimtab import scores
 from trimtab.climate import SNAPSHOTS, VALUES, Climate, Curves, lively_components
 from trimtab.config import ScoreConfig
 from trimtab.errors import ConfigError, DataError
+from trimtab.failures import HYBRID, UNSTABLE, Failures
 from trimtab.loss import field_scale
 from trimtab.reference import Progress, silent
 from trimtab.score_table import Column, ScoreTable
@@ -89,6 +90,7 @@ def evaluate(
     Raises:
         ConfigError: lead times that fall between snapshots, or no closure.
         DataError: held-out runs too short for the lead times.
+        SolverStopped: each of the first forecasts ended the solver's process.
     """
     if not closures:
         raise ConfigError("score.closures is empty: name at least one of none, smagorinsky, offline, online.")
@@ -107,10 +109,12 @@ def evaluate(
         "lyapunov_time": np.array(config.lyapunov_time), "threshold": np.array(config.valid_threshold),
     }
     rows: dict[str, dict[str, np.ndarray]] = {"truth": climate.truth_row} if climate.truth_row else {}
+    failures = Failures("forecasts", UNSTABLE, first=HYBRID, later=0)
     for number, (closure, module) in enumerate(closures.items()):
         part = partial(_tell_part, progress, number, len(closures), closure)
         part("forecasts", 0.0)
-        window = solver.advance(starts, len(truth) - 1, correction=module, stride=meeting.every, on_blow_up="mark")
+        with failures.watching():
+            window = solver.advance(starts, len(truth) - 1, correction=module, stride=meeting.every, on_blow_up="mark")
         rows[closure] = _forecast_scores(show(window.states), truth, config, meeting, climate, closure)
         rows[closure] |= _field_scores(spec, show.visible(window.states), raw, meeting, config.leads)
         states, long_times = long_run(solver, module, first, config.long_steps, stride, partial(part, "long run"))

@@ -19,6 +19,7 @@ import trimtab
 from trimtab.checkpoint import build_correction, check_place, load_correction, load_run
 from trimtab.config import Experiment, load_experiment
 from trimtab.errors import CheckpointError, ConfigError
+from trimtab.failures import HYBRID, UNSTABLE, Failures
 from trimtab.figures import RC
 from trimtab.files import replacing
 from trimtab.gradient.check import gradcheck
@@ -103,9 +104,11 @@ def check_gradients(
         finally:
             targets.close()
         scale, name = _time_scale(experiment, solver, first)
-        table = gradcheck(solver, correction, first, observed, lengths, gradients=_variants(training, gradients),
-                          directions=directions, stride=training.stride, leads=leads, time_scale=scale, time_name=name,
-                          seed=training.seed, components=targets.observation.components, scale=divided_by, progress=progress)
+        with Failures("rollouts", UNSTABLE, first=HYBRID).watching():
+            table = gradcheck(solver, correction, first, observed, lengths, gradients=_variants(training, gradients),
+                              directions=directions, stride=training.stride, leads=leads, time_scale=scale, time_name=name,
+                              seed=training.seed, components=targets.observation.components, scale=divided_by,
+                              progress=progress)
     finally:
         solver.close()
     folder = Path(out) if out else run.folder if run else Path("runs") / (experiment.name or experiment.solver.name)

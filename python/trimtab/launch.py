@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Whether mpirun or srun started this process, and as which of how many; MPI itself is not asked.
+"""Whether mpirun or srun started this process, and as which of how many; MPI itself is not asked. And starting programs.
 
     TRIMTAB_MPI=1       start MPI even if no launcher is recognised;  TRIMTAB_MPI=0: never
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Any
 
 from trimtab.errors import ConfigError
 
@@ -33,3 +38,27 @@ def launched() -> tuple[int, int]:
 def started_by_a_rank() -> bool:
     """Whether this process is none that mpirun or srun started, but was started by one."""
     return os.environ.get(OWNER, str(os.getpid())) != str(os.getpid())
+
+
+def run_program(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, in a process group of its own: an interrupt here ends it with all that it has started.
+
+    Args:
+        command: the program and its arguments.
+        options: of `subprocess.Popen`.
+
+    Returns:
+        Its exit code, and what it wrote as text.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          process_group=0, **options) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import BlowUpError, ConfigError
+from trimtab.failures import TRUTH, Failures
 from trimtab.loss import field_weights, output_weights
 from trimtab.phase import Phase, cosine, cut
 from trimtab.sections import OfflineConfig, TrainingConfig
@@ -45,6 +46,7 @@ class Labels:
         # Components that have a label; what a named slot should return is no component of the state.
         self.observed = windows.targets.observation.components if self.view is None else None
         self._all: tuple[np.ndarray | None, np.ndarray] | None = None
+        self._failures = Failures("windows of the truth", TRUTH)
         self.blown: tuple[int, int, int] | None = None  # the first blow-up met: run, snapshot, inner step by which it came
 
     def get(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +80,10 @@ class Labels:
 
         Args:
             world: ranks that share the work; all of them have to call this.
+
+        Raises:
+            BlowUpError: the solver alone blows up on every state.
+            SolverStopped: it ends its process on each of the first ones.
         """
         if self._all is not None or not self.keep:
             return
@@ -91,21 +97,39 @@ class Labels:
         found = [shared[number % world.teams * world.blocks + world.block][number // world.teams] for number in range(len(parts))]
         self._all = (None if self.view is None else np.concatenate([seen for seen, _ in found]),
                      np.concatenate([labels for _, labels in found]))
+        if not np.isfinite(self._all[1] if self.observed is None else self._all[1][:, self.observed]).all(axis=1).any():
+            raise self.all_blown(len(everything))
 
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start, end = self.windows.start(indices), self.windows.observe(indices, (self.outer,))[0]
-        window = self.solver.advance(start, 1, stride=self.stride * self.outer, on_blow_up="mark")
+        order = _scattered(len(start))
+        with self._failures.watching():
+            window = self.solver.advance(start[order], 1, stride=self.stride * self.outer, on_blow_up="mark")
+        after, failed = np.empty_like(start), np.empty(len(start), np.int64)
+        after[order], failed[order] = window.states[1], window.failed_step
         # Waves that the solver drops are nothing that it misses; of a part of the field nobody can tell them.
         project = getattr(self.solver, "project", None) if self.observed is None else None
-        missing = ((end if project is None else project(end)) - window.states[1]) / window.h
-        failed = np.asarray(window.failed_step)
+        missing = ((end if project is None else project(end)) - after) / window.h
         if self.view is not None:
-            start, missing = self.view(start, missing, self.stride * self.outer)
+            with self._failures.watching():
+                start, missing = self.view(start, missing, self.stride * self.outer)
             failed = np.where((failed == 0) & ~np.isfinite(start).all(axis=1), 1, failed)  # in the step that looks at the inputs
         if failed.any() and self.blown is None:
             member = int(np.argmax(failed > 0))
             self.blown = (*self.windows.place(int(indices[member])), int(failed[member]))
         return start, missing
+
+    def all_blown(self, count: int) -> BlowUpError:
+        """What to raise where the solver alone blew up on all of `count` states."""
+        return BlowUpError(f"The solver alone blew up on all of {count} states of the truth, within one outer "
+                           f"step{self.where()}: shorten its time step or training.stride, or look whether those "
+                           "states are such as the code can start from (a hidden field that is missing, another unit).",
+                           np.ones(count, np.int64))
+
+
+def _scattered(count: int) -> np.ndarray:
+    """0 to count - 1 in an order whose first few lie far apart, and tell of all states, not of one run's beginning."""
+    return np.argsort(np.arange(count) * 0.6180339887498949 % 1, kind="stable")  # steps of the golden ratio
 
 
 def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Targets, training: TrainingConfig) -> None:
@@ -120,16 +144,14 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
     Raises:
         ConfigError: the solver is the truth.
         BlowUpError: the solver alone blows up on every state.
+        SolverStopped: it ends its process on each of the first ones.
         InputError: an input or all labels do not vary.
     """
     labels = Labels(solver, targets.windows("training", targets.gap, training.window), training.stride, keep=False)
     chosen = labels.windows.spread(SAMPLE)
     seen, missing = labels.get(chosen)
     if not len(seen):
-        raise BlowUpError(f"The solver alone blew up on all of {len(chosen)} states of the truth, within one outer "
-                          f"step{labels.where()}: shorten its time step or training.stride, or look whether those "
-                          "states are such as the code can start from (a hidden field that is missing, another unit).",
-                          np.ones(len(chosen), np.int64))
+        raise labels.all_blown(len(chosen))
     if len(seen) < len(chosen):
         log.warning("The solver alone blew up on %d of %d states of the truth within one outer step%s: they are left out; "
                     "shorten its time step if that is not meant.", len(chosen) - len(seen), len(chosen), labels.where())

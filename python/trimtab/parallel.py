@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import socket
 import sys
 import threading
@@ -26,6 +27,7 @@ import numpy as np
 from trimtab.cohort import Cohort
 from trimtab.errors import ConfigError
 from trimtab.launch import OWNER, launched
+from trimtab.signals import exit_code
 from trimtab.world import World, ordered_sum
 
 _SPIN, _SLEEP, _SLOW = 2e-4, 1e-2, 0.5  # seconds of waiting without sleep, longest sleep, from when on questions are answered
@@ -241,7 +243,9 @@ def get_world() -> World:
 
     def end_all(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         text = "".join(traceback.format_exception(kind, error, trace))
-        world.fail(f"trimtab: rank {world.rank} failed:\n{text}", 130 if kind is KeyboardInterrupt else 1)
+        number = getattr(error, "number", signal.SIGINT)
+        world.fail(f"trimtab: rank {world.rank} failed:\n{text}",
+                   exit_code(number) if isinstance(error, KeyboardInterrupt) else 1)
 
     if world.size > 1:
         sys.excepthook = end_all

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ def work() -> None:
 
     It ends when its reader does: writing to a closed pipe is an error.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, for all its processes: the one that started this ends it
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not mix with the messages
     task = json.load(sys.stdin)

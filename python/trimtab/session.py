@@ -1,50 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What holds while a training runs, and is put back after it: signals, determinism, the log."""
+"""What holds while a training runs, and is put back after it: determinism, the log."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from trimtab.files import writing
 
 log = logging.getLogger("trimtab")
-
-
-class StopSignal:
-    """SIGTERM, SIGUSR1 and SIGINT as a wish to stop, to be looked at when it suits; a second SIGINT does not wait.
-
-    Attributes:
-        number: of the signal that came, 0 before.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Handle the signals inside the block; outside the main thread the host program keeps doing it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number == number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = number
 
 
 @contextlib.contextmanager

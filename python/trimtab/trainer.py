@@ -33,7 +33,8 @@ from trimtab.position import Position, Result
 from trimtab.records import RECORDED, Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
-from trimtab.session import StopSignal, deterministic, log, logged, unlogged
+from trimtab.session import deterministic, log, logged, unlogged
+from trimtab.signals import Interrupted, StopSignal
 from trimtab.slot_weight import SlotWeight
 from trimtab.state import SolverSpec, visible_size
 from trimtab.targets import Targets
@@ -43,16 +44,13 @@ OUTPUTS = ("last.pt", "best.pt", "offline.pt", "metrics.csv")
 PROGRESS_SECONDS, LOG_SECONDS = 0.1, 10.0  # between two signs of life: for a bar, and in the log
 
 
-class _Stop(Exception):
-    """A signal asked to stop, at a point where the run can be saved."""
-
-
 class Trainer:
     """Trains the correction of an experiment in a run folder.
 
     The folder gets experiment.toml, log.txt, metrics.csv, tensorboard/, offline.pt (best of the offline phase), best.pt
     and last.pt. A run killed at any moment and resumed ends with the same bits as one that was not, on the same machine
-    with the same number of threads. SIGTERM, SIGUSR1 and SIGINT save at the next step and end; a second SIGINT ends at once.
+    with the same number of threads. SIGTERM, SIGUSR1 and SIGINT save and end, at once, without the step that is being computed
+    (at the end of that step where ranks compute it together); a second SIGINT does not even save.
     Under mpirun every rank makes the same Trainer and calls `fit`; the ranks share the work, and rank 0 alone writes.
 
     Args:
@@ -101,15 +99,16 @@ class Trainer:
         self._signal, self._told, self._begun, self._logged = StopSignal(), 0.0, False, time.monotonic()
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.world.working("the run folder"))
-            saved = self.world.broadcast(self._open_folder(stack) if self._writes else stack.enter_context(unlogged()))
-            self._open_data()
-            self.records: Records | None = None
-            if self._writes:
-                self.records = Records(self.folder, saved["history"] if saved else [], self.experiment.offline.steps)
-                stack.callback(self.records.close)
             stack.enter_context(self._signal.watching())
-            stack.enter_context(deterministic())
             try:
+                saved = self.world.broadcast(self._open_folder(stack) if self._writes else stack.enter_context(unlogged()))
+                with self._signal.interrupting():
+                    self._open_data()
+                self.records: Records | None = None
+                if self._writes:
+                    self.records = Records(self.folder, saved["history"] if saved else [], self.experiment.offline.steps)
+                    stack.callback(self.records.close)
+                stack.enter_context(deterministic())
                 self._begin(saved)
                 self._begun = True
                 if self.at.phase == "offline":
@@ -120,9 +119,12 @@ class Trainer:
                 self.correction.load_state_dict(self._best_weights())
                 self.correction.eval()
                 self._tell_verdict()
-            except _Stop:
-                self._save()
-                status = "interrupted" if self.crew.asked_to_stop() == signal.SIGINT else "terminated"
+            except Interrupted as stop:
+                if self.world.size > 1 and not stop.agreed:
+                    raise  # the others wait for this rank: the job ends
+                if self._begun:
+                    self._save()
+                status = "interrupted" if stop.number == signal.SIGINT else "terminated"
             except SolverError as error:  # nothing trained is lost: it came before the step that it spoiled was taken
                 if self._begun and self.world.size == 1:
                     self._save()
@@ -137,7 +139,8 @@ class Trainer:
     def _train(self, phase: Phase) -> bool:
         """Run a phase from `self.at` to its end; False when it stopped early."""
         at, config = self.at, self.experiment.training
-        phase.prepare(self.world)
+        with self._signal.interrupting():
+            phase.prepare(self.world)
         self.crew.begin(phase)
         if not at.entered:
             self._close_epoch(phase)
@@ -210,8 +213,8 @@ class Trainer:
 
     def _boundary(self) -> None:
         """Between steps: a place where a signal may end the run."""
-        if self.crew.asked_to_stop():
-            raise _Stop
+        if number := self.crew.asked_to_stop():
+            raise Interrupted(number, agreed=True)
 
     def _take_times(self) -> None:
         """Add the seconds of the ranks to those of this epoch."""
@@ -306,7 +309,8 @@ class Trainer:
             if experiment.training.start_from:
                 checkpoint.take_weights(self.correction, experiment.training.start_from, self.solver.spec)
             elif not experiment.correction.input_mean:
-                fit_normalisation(self.correction, self.solver, self.targets, experiment.training)
+                with self._signal.interrupting():
+                    fit_normalisation(self.correction, self.solver, self.targets, experiment.training)
             self.correction.load_state_dict(self.world.broadcast(self.correction.state_dict()))
             self.at.phase = "offline" if experiment.offline.steps else "online"
             self.optimiser = self._new_optimiser()
@@ -326,7 +330,7 @@ class Trainer:
                 self._export("best.pt")  # in case that the folder lost it, or has one of an epoch that is done again
         self.movement = Movement(self.correction)
         self.crew = Crew(self.world, self.correction, seed=seed, timeout=experiment.parallel.timeout,
-                         share=visible_size(self.solver.spec) / visible_size(self.whole), signalled=lambda: self._signal.number)
+                         share=visible_size(self.solver.spec) / visible_size(self.whole), signal=self._signal)
 
     def _offline(self) -> Offline:
         experiment = self.experiment

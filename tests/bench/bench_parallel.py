@@ -70,7 +70,7 @@ def one() -> None:
     """What one job measures; rank 0 prints it."""
     world = get_world()
     solver, correction, starts = plane()
-    crew = Crew(world, correction, seed=0, signalled=lambda: 0)
+    crew = Crew(world, correction, seed=0)
     phase = Forced(solver, correction, starts, WINDOWS * world.size)
     indices = np.arange(phase.batch)
     crew.step(phase, indices, 0, 0)

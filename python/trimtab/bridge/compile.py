@@ -15,7 +15,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import TrimtabError
 from trimtab.files import only_writer
+from trimtab.launch import run_program
 
 RECIPE = 1               # counts up when what is done to a graph changes
 EXAMPLES = 3             # members of the example that is traced; the number of members stays free
@@ -139,8 +139,7 @@ def _compile_in_process(program: Any, library: Path, parallel: bool) -> None:
         environment = {**os.environ, "TMPDIR": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work),
                        "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         code = f"from trimtab.bridge.compile import build; build({str(source)!r}, {str(target)!r}, {parallel})"
-        done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], env=environment, cwd=scratch,
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = run_program([sys.executable, "-P", "-W", "ignore", "-c", code], env=environment, cwd=scratch)
         if done.returncode or not target.is_file():
             (library.parent / "failed.txt").write_text(done.stderr, encoding="utf-8")
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

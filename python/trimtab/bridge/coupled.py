@@ -24,6 +24,7 @@ from trimtab.slot_correction import slot_sizes
 from trimtab.slot_weight import SlotWeight
 from trimtab.solver import OnBlowUp, whole_steps
 from trimtab.state import Field, Slot, SolverSpec
+from trimtab.turns import SURROUNDINGS, Turn, in_turn
 from trimtab.window import Window
 
 EMPTY = "the slot is empty, so that it is the code's own doing, or the start's: a shorter time step, or a calmer start"
@@ -84,6 +85,7 @@ class CoupledSolver(SlotViews):
                  namelist: Mapping[str, Any] | None = None, weight: Mapping[str, Any] | None = None, alone: bool = False,
                  comm: Any = None, **options: Any):
         configure_runtime()
+        self.turn = Turn(name, SURROUNDINGS)
         self.surroundings = Surroundings(name, files, stdin, namelist or {}, alone=alone)
         try:
             self.library = Library(library, self.surroundings, comm)
@@ -145,6 +147,7 @@ class CoupledSolver(SlotViews):
         """(1, N) float64, the code's own state after its set-up."""
         return self._initial.copy()
 
+    @in_turn
     def advance(self, u0: Any, steps: int, *, correction: nn.Module | None = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: OnBlowUp = "raise") -> Window:
         """See `Solver.advance`; `failed_step` is the first recorded step at which a member was no longer finite.
@@ -193,6 +196,7 @@ class CoupledSolver(SlotViews):
         h = stride * self.spec.dt
         return Window(states, time + h * np.arange(steps + 1), h, failed, inputs)
 
+    @in_turn
     def close(self) -> None:
         """Forget the code; a second call does nothing. What it allocated stays allocated, as the library stays loaded."""
         if not self._closed:
@@ -218,8 +222,7 @@ class CoupledSolver(SlotViews):
         if inputs is not None and library.record(inputs):
             raise CorrectionError(
                 f"A slot of {self.spec.solver} was not called within an outer step of {stride} inner steps: put the call where "
-                "every "
-                "step passes, or choose training.stride so that it is called at least once an outer step.")
+                "every step passes, or choose training.stride so that it is called at least once an outer step.")
         library.get_state(state)
 
     def _said(self) -> str:
@@ -335,8 +338,7 @@ def coupled_spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
         for dim, length in zip(one.dims, one.shape, strict=True):
             if lengths.setdefault(dim, length) != length:
                 raise ConfigError(f"The adapter of {name} has a dimension {dim!r} of {lengths[dim]} and of {length} points: "
-                                  "give each "
-                                  "its own name.")
+                                  "give each its own name.")
     own = {one.name: one for one in fields}
     slots = tuple(Slot(one["name"], tuple(_field(name, field) for field in one["inputs"]),
                        tuple(_output(own, _field(name, field)) for field in one["outputs"])) for one in described["slots"])
@@ -356,8 +358,7 @@ def _field(name: str, one: Mapping[str, Any]) -> Field:
         dims = ("part", *dims)
     if len(dims) != len(shape):
         raise ConfigError(f"{one['name']} in the adapter of {name} has the dimensions ({', '.join(dims)}) and the shape "
-                          f"{shape}: name "
-                          "one for each, first index first.")
+                          f"{shape}: name one for each, first index first.")
     return Field(one["name"], one["name"], one["units"] or "1", dims[::-1], shape[::-1], {}, one["hidden"], one["kind"])
 
 
@@ -386,8 +387,7 @@ def _check_options(name: str, given: Mapping[str, Any], known: Sequence[Mapping[
     for one in given:
         if one not in asked:
             raise ConfigError(f"Unknown key {one!r} in [solver]; the adapter of {name} asks for {', '.join(asked) or 'none'} "
-                              "with "
-                              "trimtab_option.")
+                              "with trimtab_option.")
 
 
 def _number(text: str) -> Any:

@@ -23,6 +23,7 @@ from trimtab.config import solver_namelists
 from trimtab.errors import ConfigError, InputError, SolverError, StepError
 from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
 from trimtab.state import Field, SolverSpec, plain, tensor_array
+from trimtab.turns import Turn, in_turn
 from trimtab.window import Window
 
 # Called by Fortran once a step while this thread holds the interpreter: an interrupt ends a rollout within one step.
@@ -30,7 +31,7 @@ _CHECK_SIGNALS = ctypes.cast(ctypes.pythonapi.PyErr_CheckSignals, ctypes.c_void_
 
 
 class FortranSolver:
-    """A compiled solver behind the `Solver` protocol; see `trimtab.open_solver`.
+    """A compiled solver behind the `Solver` protocol; see `trimtab.open_solver`. Several threads may share it, in turn.
 
     Attributes:
         spec: what the solver says of itself.
@@ -39,6 +40,7 @@ class FortranSolver:
 
     def __init__(self, name: str, **options: Any):
         configure_runtime()
+        self.turn = Turn(name)
         self._handle = api.open_handle(*solver_namelists(name, options))
         self._finalizer = weakref.finalize(self, api.close_handle, self._handle)
         api.set_interrupt(self._handle, _CHECK_SIGNALS or 0)
@@ -46,6 +48,7 @@ class FortranSolver:
         described = json.loads(api.describe(self._handle))
         self.spec, self.has_adjoint = described_spec(described), bool(described["adjoint"])
 
+    @in_turn
     def advance(self, u0: Any, steps: int, *, correction: nn.Module | None = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: OnBlowUp = "raise") -> Window:
         """See `Solver.advance`."""
@@ -73,6 +76,7 @@ class FortranSolver:
         h = stride * self.spec.dt
         return Window(states, time + h * np.arange(steps + 1), h, failed)
 
+    @in_turn
     def tendency(self, u: Any) -> np.ndarray:
         """Physics tendency, without correction, at the border.
 
@@ -87,6 +91,7 @@ class FortranSolver:
         """
         return api.tendency(self._handle, self.spec.check_states(u, "u"))
 
+    @in_turn
     def tendency_adjoint(self, u: Any, lam: Any) -> np.ndarray:
         """Transpose of the Jacobian of the physics tendency at the border, applied to a vector.
 
@@ -103,6 +108,7 @@ class FortranSolver:
         """
         return api.tendency_adjoint(self._handle, self.spec.check_states(u, "u"), self._check_vector(lam, "lam"))
 
+    @in_turn
     def influence(self, u: Any, coefficient: Any) -> np.ndarray:
         """What a coefficient in the slot adds to the tendency, N(u, P) - N(u, 0), linear in P.
 
@@ -119,6 +125,7 @@ class FortranSolver:
         """
         return api.influence(self._handle, self.spec.check_states(u, "u"), self._check_vector(coefficient, "coefficient", True))
 
+    @in_turn
     def influence_adjoint(self, u: Any, coefficient: Any, lam: Any) -> np.ndarray:
         """The derivative by the state of `influence`, transposed and applied to a vector.
 
@@ -136,6 +143,7 @@ class FortranSolver:
         return api.influence_state_adjoint(self._handle, self.spec.check_states(u, "u"),
                                            self._check_vector(coefficient, "coefficient", True), self._check_vector(lam, "lam"))
 
+    @in_turn
     def slot_adjoint(self, u: Any, lam: Any, *, stride: int = 1, steady: bool = False) -> Any:
         """How what the slot answers enters the state, transposed: (dN/dP(u))^T lam, or lam itself where it is a tendency.
 
@@ -155,6 +163,7 @@ class FortranSolver:
         return api.influence_adjoint(self._handle, self.spec.check_states(u, "u"), self._check_vector(lam, "lam"),
                                      self.spec.outputs)
 
+    @in_turn
     def project(self, u: Any) -> np.ndarray:
         """What the solver holds of a state or a tendency: an orthogonal projection, the identity for an ODE.
 
@@ -171,6 +180,7 @@ class FortranSolver:
         """
         return api.project(self._handle, self._check_vector(u, "u"))
 
+    @in_turn
     def substeps(self, u: Any, *, correction: nn.Module | None = None) -> np.ndarray:
         """Lengths of the steps that one inner step dt is made of: dt itself, but for an adaptive integrator.
 
@@ -202,6 +212,7 @@ class FortranSolver:
             raise InputError(f"{name} must be a (members, {size}) float64 array, not {array.shape} {array.dtype}.")
         return plain(array)
 
+    @in_turn
     def close(self) -> None:
         """Close the Fortran solver; a second call does nothing."""
         self._finalizer()

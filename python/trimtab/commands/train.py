@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     world.doing = "the scores of rank 0"
     world.wait()  # asleep, while rank 0 scores
     if world.rank == 0 and result.exit_code:
-        print(f"The training was {result.status} and saved; {hint(options)}", file=sys.stderr, flush=True)
+        saved = " and saved" if (trainer.folder / "last.pt").is_file() else ""  # or it had not got so far
+        print(f"The training was {result.status}{saved}; {hint(options)}", file=sys.stderr, flush=True)
     elif world.rank == 0:
         print_scores(table)
         print(f"Run folder {trainer.folder}, report {report}")

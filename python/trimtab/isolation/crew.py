@@ -15,7 +15,7 @@ from trimtab.errors import SolverStopped
 from trimtab.isolation import channel as ch
 from trimtab.isolation.folder import Place, Scratch
 from trimtab.isolation.mirror import Mirror
-from trimtab.isolation.process import WorkerProcess, stopped
+from trimtab.isolation.process import GRACE, WorkerProcess, stopped
 
 _SLOWEST_START = 60.0  # seconds that starting Python and opening a solver may take in any case
 
@@ -83,7 +83,8 @@ class Crew:
         assert ready is not None
         return ready
 
-    def run(self, tasks: Sequence[Task], mirror: Mirror | None, keep_going: bool) -> list[Outcome | None]:
+    def run(self, tasks: Sequence[Task], mirror: Mirror | None, keep_going: bool,
+            told: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome | None]:
         """Do tasks, task i in lane i modulo the number of lanes.
 
         Args:
@@ -91,6 +92,7 @@ class Crew:
             mirror: the correction that workers must have, or None.
             keep_going: go on after a process has stopped. Else, and after an exception, only tasks before the first one
                 that failed are begun still, so that it does not depend on the lanes which failure is found first.
+            told: given each outcome when it comes; may raise, and all ends.
 
         Returns:
             What became of each: an answer, or how its process stopped; None for one that was not begun.
@@ -112,6 +114,7 @@ class Crew:
                         running[number] = begun
                 for index, outcome in self._wait(running, tasks):
                     outcomes[index] = outcome
+                    told(outcome)
                     if not keep_going if isinstance(outcome, SolverStopped) else outcome.failure is not None:
                         last = min(last, index)
         except BaseException:  # an interrupt, or a worker that could not be replaced: nothing may run on behind it
@@ -126,11 +129,16 @@ class Crew:
                 self._drop(worker)
 
     def close(self) -> None:
-        """End all workers, each closing its solver."""
-        for index, worker in enumerate(self._workers):
-            self._workers[index] = None
-            if worker is not None:
-                worker.close()
+        """End all workers, each closing its solver; all together have the time that one has."""
+        workers = [one for one in self._workers if one is not None]
+        until = time.monotonic() + GRACE
+        for worker in workers:
+            worker.ask_to_close()
+        try:
+            for worker in workers:
+                worker.close(max(0.0, until - time.monotonic()))
+        finally:
+            self.kill()  # what an interrupt left
 
     def _ready(self, slot: int) -> tuple[WorkerProcess, ch.Ready | None]:
         """A worker that has opened its solver, started anew if there is none."""
@@ -223,5 +231,4 @@ class Crew:
         worker.kill()
         worker.wait()
         worker.give_up()
-        if worker in self._workers:
-            self._workers[self._workers.index(worker)] = None
+        self._workers = [None if one is worker else one for one in self._workers]

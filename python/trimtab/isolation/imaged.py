@@ -17,6 +17,7 @@ from trimtab.isolation.image import LibraryImage
 from trimtab.isolation.traces import Traces, gfortran_generators
 from trimtab.solver import OnBlowUp
 from trimtab.state import SolverSpec
+from trimtab.turns import Turn, in_turn
 from trimtab.window import Window
 
 PROBE = 8  # outer steps of the two short rollouts that are compared
@@ -46,7 +47,7 @@ class ImagedSolver:
         if not self._images:
             raise ConfigError("snapshot = \"image\" found no shared object that the opener has loaded: name it in libraries.")
         self._random = [(one, one.state()) for one in gfortran_generators()]
-        self._verify = verify
+        self._verify, self.turn = verify, Turn(type(inner).__name__)
 
     @classmethod
     def opened(cls, opener: Callable[[], Any], module: str, libraries: tuple[str, ...], verify: bool) -> ImagedSolver:
@@ -80,6 +81,7 @@ class ImagedSolver:
         spec: SolverSpec = self.inner.spec
         return spec
 
+    @in_turn
     def advance(self, u0: Any, steps: int, *, correction: Any = None, stride: int = 1, time: float = 0.0,
                 on_blow_up: OnBlowUp = "raise") -> Window:
         """See `Solver.advance`.
@@ -100,6 +102,7 @@ class ImagedSolver:
         return Window(np.concatenate([one.states for one in windows], 1), windows[0].times, windows[0].h,
                       np.concatenate([one.failed_step for one in windows]), inputs)
 
+    @in_turn
     def close(self) -> None:
         """Close the inner solver."""
         self.inner.close()
@@ -111,8 +114,9 @@ class ImagedSolver:
 
         @functools.wraps(value)
         def prepared(*positional: Any, **named: Any) -> Any:
-            self._restore()
-            return value(*positional, **named)
+            with self.turn.taken():
+                self._restore()
+                return value(*positional, **named)
 
         return prepared
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.errors import ConfigError, InputError, SolverError, SolverStopped
+from trimtab.failures import report
 from trimtab.isolation import channel as ch
 from trimtab.isolation.crew import Crew, Outcome, Task
 from trimtab.isolation.folder import Scratch
@@ -24,6 +24,7 @@ from trimtab.isolation.mirror import Mirror, torch_settings
 from trimtab.isolation.worker import open_inner
 from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
 from trimtab.state import SolverSpec, tensor_array
+from trimtab.turns import Turn
 from trimtab.window import Window
 
 log = logging.getLogger("trimtab")
@@ -119,7 +120,7 @@ class IsolatedSolver:
         self.scratch = self._places.base
         self._fork, self._group, self._mirror = fork, group, Mirror()
         self._verify = verify and fork  # an image verifies itself, in each worker
-        self._lock, self._process = threading.Lock(), os.getpid()
+        self._turn, self._process = Turn(opener), os.getpid()
         self._crew = Crew(opening, self._places, instances, environment or {}, threads, timeout or None)
         self._finalizer = weakref.finalize(self, _end, self._crew, self._places, self._mirror, os.getpid())
         try:
@@ -128,6 +129,7 @@ class IsolatedSolver:
             self._finalizer()
             raise
         self.spec: SolverSpec = self._ready.spec
+        self._turn.name = self.spec.solver
 
     @property
     def processes(self) -> list[int]:
@@ -144,7 +146,7 @@ class IsolatedSolver:
         start = self.spec.check_states(u0)
         steps, stride = whole_steps(steps, stride)
         _one_of("on_blow_up", on_blow_up, ("raise", "mark"))
-        with self._lock:
+        with self._turn.taken():
             self._usable()
             if correction is not None:
                 self._mirror.update(correction)
@@ -161,11 +163,15 @@ class IsolatedSolver:
         return window
 
     def close(self) -> None:
-        """End the workers, each closing its solver; a second call does nothing."""
-        if self._finalizer.detach() and self._process == os.getpid():
-            self._crew.close()
-            self._mirror.close()
-            self._places.close()
+        """End the workers, each closing its solver, once no thread is in a rollout; a second call does nothing."""
+        if self._process != os.getpid():  # a fork, in which nobody would give a lock back
+            self._finalizer.detach()
+            return
+        with self._turn.taken():
+            if self._finalizer.detach():
+                self._crew.close()
+                self._mirror.close()
+                self._places.close()
 
     def __getattr__(self, name: str) -> Any:
         ready = self.__dict__.get("_ready")
@@ -191,7 +197,7 @@ class IsolatedSolver:
 
     def _call(self, name: str, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """A method of the inner solver, in the first worker or a fork; tensors become arrays, a correction is the mirror's."""
-        with self._lock:
+        with self._turn.taken():
             self._usable()
             mirror = None
             if named.get("correction") is not None:
@@ -252,7 +258,7 @@ class _Rollout:
             states[0] = start
             firsts = range(0, members, self.group)
             tasks = [self._task(layout, file, first, min(first + self.group, members), steps, done) for first in firsts]
-            outcomes = self.crew.run(tasks, self.mirror, self.mark)
+            outcomes = self.crew.run(tasks, self.mirror, self.mark, self._tell)
             widths, stopped = self._settle(outcomes, states, failed, done)
             inputs = None
             if widths:
@@ -283,6 +289,15 @@ class _Rollout:
 
         return Task(job, file, where)
 
+    def _tell(self, outcome: Outcome) -> None:
+        """Say at once, not after all the others, that a process ended; and tell the stage that counts them."""
+        if not self.mark:
+            return
+        ended = outcome if isinstance(outcome, SolverStopped) else None
+        if ended is not None:
+            log.warning("%s", ended)
+        report(ended)
+
     def _settle(self, outcomes: list[Outcome | None], states: np.ndarray, failed: np.ndarray,
                 done: np.ndarray) -> tuple[list[int], np.ndarray]:
         """Raise the first failure, or mark members whose process stopped; widths of recorded inputs, members that stopped."""
@@ -290,7 +305,6 @@ class _Rollout:
         for index, outcome in enumerate(outcomes):
             members = slice(index * self.group, (index + 1) * self.group)
             if isinstance(outcome, SolverStopped) and self.mark:
-                log.warning("%s", outcome)
                 stopped[members], states[1:, members] = True, np.nan
                 failed[members] = done[members] * self.stride + 1
             elif outcome is not None:

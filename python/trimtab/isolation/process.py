@@ -21,7 +21,7 @@ from trimtab.isolation.folder import Place, Scratch
 
 _START = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); from trimtab.isolation.worker import main; "
           "main(int(sys.argv[2]), int(sys.argv[3]))")
-_GRACE = 5.0     # seconds that a worker has to end after it was asked to
+GRACE = 3.0      # seconds that a worker has to end after it was asked to
 _LAUNCHER = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "MPI_LOCAL", "HYDRA_")  # what makes a process a rank
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TRIMTAB_THREADS")
 
@@ -103,19 +103,26 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Ask it to close its solver and end, or make it; remove its folder."""
+    def ask_to_close(self) -> None:
+        """Ask it to close its solver and end; one that has opened none yet is ended."""
+        if not self._ready and not self._readable(0.0):
+            self.kill()
+            return
         with contextlib.suppress(OSError):
             self.channel.send(ch.Close())
+
+    def close(self, seconds: float) -> None:
+        """Give it so long to end, then end it; remove its folder."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE)
+            self._process.wait(seconds)
+        self.kill()
         self.wait()
         self.give_up()
 
     def wait(self) -> int:
         """Exit code, minus the signal's number if one ended it; what is left of its group is ended, too."""
         with contextlib.suppress(subprocess.TimeoutExpired):  # its end of the channel closes a moment before it has ended
-            self._process.wait(_GRACE)
+            self._process.wait(GRACE)
         self.kill()
         return self._process.wait()
 
