@@ -35,7 +35,7 @@ from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_ste
 from trimtab.state import SolverSpec
 from trimtab.world import Progress, World
 
-FORMAT = 1  # part of the key: raise it when the same parameters no longer give the same file
+FORMAT = 2  # part of the key: raise it when the same parameters no longer give the same file
 SMALL_WORK = 3e7  # inner steps times grid points, about two seconds: not worth starting processes for
 
 
@@ -66,8 +66,8 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
     if "dt" not in truth and not outside:
         raise ConfigError("The truth's solver needs its time step: give dt in reference.solver.")
     recipe = Recipe(
-        truth=truth,
-        coarse={**truth, **coarse} if coarse_spin_up else {},
+        truth=dict(sorted(truth.items())),  # keywords: their order is nobody's
+        coarse=dict(sorted({**truth, **coarse}.items())) if coarse_spin_up else {},
         coarse_spin_up=coarse_spin_up,
         spin_up=reference.spin_up,
         interval=reference.interval or experiment.training.stride * spec.dt,
@@ -78,7 +78,7 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
         seed=reference.seed,
         filter=reference.filter,
         filter_width=reference.filter_width,
-        shapes={one.name: one.shape for one in known_fields(spec, reference.hidden).fields},
+        fields=tuple((one.name, one.shape) for one in known_fields(spec, reference.hidden).fields),
     )
     if not outside:
         whole_steps(recipe.interval, truth["dt"], "reference.interval (or the outer step)")
@@ -184,8 +184,8 @@ def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, 
 
 
 def _workers(recipe: Recipe) -> int:
-    size = max(int(recipe.truth.get("n", 1)) ** max(len(shape) for shape in recipe.shapes.values()),
-               sum(math.prod(shape) for shape in recipe.shapes.values()))
+    size = max(int(recipe.truth.get("n", 1)) ** max(len(shape) for _, shape in recipe.fields),
+               sum(math.prod(shape) for _, shape in recipe.fields))
     step = recipe.truth.get("dt") or recipe.interval  # of a code that says its own, a guess from below
     steps = (recipe.spin_up + recipe.interval * recipe.snapshots) / step
     if recipe.runs * steps * size < SMALL_WORK:
@@ -267,9 +267,9 @@ def _fill(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
             variable = file.createVariable(field.name, "f8", ("run", "time", *field.dims), fill_value=False)
             variable.long_name, variable.units = field.long_name, field.units
         for run in range(recipe.runs):
-            states = np.load(part_path(parts, run), mmap_mode="r")
-            for name, values in spec.split(states).items():
-                file[name][run] = values
+            records = np.load(part_path(parts, run), mmap_mode="r")
+            for field in spec.fields:
+                file[field.name][run] = records[field.name]
 
 
 def _coordinate(file: netCDF4.Dataset, name: str, values: np.ndarray, long_name: str, units: str) -> None:
