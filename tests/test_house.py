@@ -22,10 +22,12 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 ROWS = (
     ("errors",),
     ("networks", "state", "sections", "config", "files", "launch", "cohort", "world", "parallel"),
-    ("window", "solver", "blocks", "joined", "correction", "observation", "slot_weight", "slot_response", "torch_stepping"),
+    ("window", "solver", "blocks", "joined", "layout", "correction", "observation", "slot_weight", "slot_response",
+     "torch_stepping"),
     ("slot_correction",),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table",
      "isolation", "ensemble_scores"),
+    ("written", "variables"),
     ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "position", "records", "climate", "closures"),
     ("offline", "online", "evaluation", "kalman", "crew"),
     ("trainer", "scoring", "figures", "ensemble_figures", "terminal"),

@@ -23,7 +23,7 @@ program reader
   print '(7(es12.4), 1x, a, l2)', a, b, c, v, name, flag
 end program reader
 """
-BARE = "a line of text, which isn't of the namelist /\n&CONTROL\n  A = ,\n  B = 1.0   ! don't / look\n  C = ,\n/\n&other x = 1 /\n"
+BARE = "a line, which isn't of the namelist /\n&CONTROL\n  A = ,\n  B = 1.0   ! don't / look\n  C = ,\n/\n&other x = 1 /\n"
 
 
 @pytest.fixture(scope="module")

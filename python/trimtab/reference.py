@@ -33,6 +33,7 @@ from trimtab.launch import launched
 from trimtab.reference_file import known_fields
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
 from trimtab.state import SolverSpec
+from trimtab.variables import define_fields, variable_names
 from trimtab.world import Progress, World
 
 FORMAT = 2  # part of the key: raise it when the same parameters no longer give the same file
@@ -258,18 +259,12 @@ def _fill(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
         _coordinate(file, "run", np.arange(recipe.runs), "number of the run", "1")
         _coordinate(file, "time", recipe.interval * np.arange(recipe.snapshots), "time since the end of the spin-up",
                     spec.time_units)
-        for field in spec.fields:
-            for dim, length in zip(field.dims, field.shape, strict=True):
-                if dim not in file.dimensions:
-                    file.createDimension(dim, length)
-                    if dim in field.coords:
-                        _coordinate(file, dim, field.coords[dim], f"{dim} coordinate", "1")
-            variable = file.createVariable(field.name, "f8", ("run", "time", *field.dims), fill_value=False)
-            variable.long_name, variable.units = field.long_name, field.units
+        define_fields(file, spec, ("run", "time"), fill_value=False)
+        names = variable_names(spec)
         for run in range(recipe.runs):
             records = np.load(part_path(parts, run), mmap_mode="r")
             for field in spec.fields:
-                file[field.name][run] = records[field.name]
+                file[names[field.name]][run] = records[field.name]
 
 
 def _coordinate(file: netCDF4.Dataset, name: str, values: np.ndarray, long_name: str, units: str) -> None:

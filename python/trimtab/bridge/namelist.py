@@ -116,8 +116,8 @@ def _check(name: str, before: list[tuple[str, dict[str, Any]]], after: list[tupl
             expected = _expected(old.get(variable), asked[variable]) if variable in asked else old.get(variable)
             same = same and new.get(variable) == expected
             if variable in asked and _length(old.get(variable)) > _length(asked[variable]):
-                raise ConfigError(f"solver.namelist gives {group}.{variable} {_length(asked[variable])} values, and {name} gives it "
-                                  f"{_length(old[variable])}, of which Fortran would keep the others: give all of them.")
+                raise ConfigError(f"solver.namelist gives {group}.{variable} {_length(asked[variable])} values, and {name} gives "
+                                  f"it {_length(old[variable])}, of which Fortran would keep the others: give all of them.")
             if not same:
                 raise ConfigError(f"{name} cannot be changed by solver.namelist: read back, {group}.{variable} is "
                                   f"{new.get(variable)!r} and should be {expected!r}. Change it in the file itself, or write it "
