@@ -239,7 +239,7 @@ def perturb(state: np.ndarray, spec: SolverSpec, amplitude: float, generator: np
     waves: dict[tuple[int, ...], np.ndarray] = {}
     parts = []
     for field, values in zip(spec.fields, spec.split(state).values(), strict=True):
-        if field.dtype.startswith("real"):
+        if field.dtype.startswith(("real", "float")):
             if field.shape not in waves:
                 waves[field.shape] = smooth_waves(field.shape, generator)
             values = values * (1 + amplitude * waves[field.shape])
