@@ -87,13 +87,12 @@ def assert_right(views, steps=10):
         assert least < views[name].min() and views[name].max() < most, name
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_reference_run_of_any_number_of_processes(place, monkeypatch, workers):
+def test_a_reference_run_of_any_number_of_processes(place, monkeypatch):
     experiment = parse_experiment(TEXT, "test")
     spec = Backwards().spec
     alone = make_reference(experiment, spec, workers=1)
     monkeypatch.setenv("TRIMTAB_CACHE", str(place / "several"))
-    path = make_reference(experiment, spec, workers=workers)
+    path = make_reference(experiment, spec, workers=2)
     states, views = read(path)
     assert np.array_equal(states, read(alone)[0])
     assert_right(views)

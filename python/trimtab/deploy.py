@@ -169,11 +169,15 @@ def file_starts(path: str | Path, spec: SolverSpec, members: int = 0) -> tuple[n
         raise DataError(f"There is no file {path} to start from.")
     with contextlib.closing(open_data(path)) as file:
         try:
+            names = {field.name: find_name(file.variables, field) for field in spec.fields}
+            for field in spec.fields:
+                if names[field.name] is None:
+                    raise DataError(f"{path} has {missing_sentence(file.variables, field)}.")
             last = (file.isel(time=-1) if "time" in file.dims else file).load()
         except (OSError, RuntimeError, IndexError) as error:
             raise DataError(f"{path} cannot be read as a netCDF file with at least one record, it may be cut short "
                             f"({type(error).__name__}).") from error
-    parts = [_start_values(last, field, path) for field in spec.fields]
+    parts = [_start_values(last[names[field.name]], field, path) for field in spec.fields]
     states = np.concatenate(parts, axis=1)
     time = float(last["time"]) if "time" in last.coords and last["time"].ndim == 0 else 0.0
     if not np.isfinite(time):
@@ -183,12 +187,9 @@ def file_starts(path: str | Path, spec: SolverSpec, members: int = 0) -> tuple[n
     return spec.check_states(states[: members or None], f"the last record of {path}"), time
 
 
-def _start_values(last: xr.Dataset, field: Field, path: Path) -> np.ndarray:
+def _start_values(found: xr.DataArray, field: Field, path: Path) -> np.ndarray:
     """(B, size) float64 of one field in the last record."""
-    name = find_name(last.variables, field)
-    if name is None:
-        raise DataError(f"{path} has {missing_sentence(last.variables, field)}.")
-    found, dims = last[name], dimension_names(field)
+    name, dims = found.name, dimension_names(field)
     if set(dims) <= set(found.dims):  # found by their names, in whatever order they stand
         found = found.transpose(..., *dims)
     values = found.to_numpy().astype(np.float64)

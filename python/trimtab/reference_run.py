@@ -28,6 +28,7 @@ from trimtab.state import SolverSpec
 
 CHUNK_BYTES = 2**25  # of the truth's states held at once
 SPIN_UP_STEPS = 256  # between two signs of life; part of a run's bits, because a recorded state is entered again
+SINGLE = 1.2e-7  # the distance of two neighbouring real32 numbers, of their size
 Opener = Callable[..., Solver]
 
 
@@ -70,14 +71,19 @@ class Recipe:
         return np.dtype([(name, "<f8", tuple(shape)) for name, shape in self.fields])
 
 
-def whole_steps(time: float, dt: float, what: str) -> int:
+def whole_steps(time: float, dt: float, what: str, kind: str = "real64") -> int:
     """Number of steps dt in a time.
+
+    Args:
+        time, dt: in one unit.
+        what: is asked for, for the refusal.
+        kind: how the solver keeps dt; a real32 is off what the user wrote by up to 6e-8 of it.
 
     Raises:
         ConfigError: not a whole number, within rounding.
     """
     steps = round(time / dt)
-    if not math.isclose(steps * dt, time, rel_tol=1e-9, abs_tol=1e-12):
+    if not math.isclose(steps * dt, time, rel_tol=SINGLE if kind == "real32" else 1e-9, abs_tol=1e-12):
         raise ConfigError(f"{what} = {time:g} is not a whole number of steps dt = {dt:g}.")
     return steps
 
@@ -109,10 +115,11 @@ def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener, *, wri
     coarse = open_solver(**recipe.coarse) if recipe.coarse else truth
     try:
         _filtered(recipe, truth.spec, np.zeros((1, truth.spec.size)))  # what does not fit is refused before the spin-up
-        stride = whole_steps(recipe.interval, truth.spec.dt, "reference.interval")
-        spin_up = [(truth, whole_steps(recipe.spin_up, truth.spec.dt, "reference.spin_up"))]
+        stride = whole_steps(recipe.interval, truth.spec.dt, "reference.interval", truth.spec.dt_kind)
+        spin_up = [(truth, whole_steps(recipe.spin_up, truth.spec.dt, "reference.spin_up", truth.spec.dt_kind))]
         if recipe.coarse:
-            spin_up.insert(0, (coarse, whole_steps(recipe.coarse_spin_up, coarse.spec.dt, "reference.coarse.spin_up")))
+            spin_up.insert(0, (coarse, whole_steps(recipe.coarse_spin_up, coarse.spec.dt, "reference.coarse.spin_up",
+                                                   coarse.spec.dt_kind)))
         work = sum(solver.spec.size * steps for solver, steps in spin_up)
         work += truth.spec.size * stride * (recipe.snapshots - 1)
         done = 0

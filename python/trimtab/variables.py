@@ -67,7 +67,7 @@ def find_name(variables: Mapping[Any, Any], field: Field) -> str | None:
     for name, mark in marks.items():
         if mark == field.name:
             return str(name)
-    like_axis = field.name in variables or field.name in RESERVED
+    like_axis = field.name in variables or field.name in RESERVED or any(field.name in _dims(one) for one in variables.values())
     for name in (field.name, f"{field.name}_field") if like_axis else ():
         if name in variables and marks[name] is None and not _is_axis(name, variables[name], field):
             return name
@@ -119,5 +119,9 @@ def _attributes(variable: Any) -> Mapping[str, Any]:
 
 def _is_axis(name: str, variable: Any, field: Field) -> bool:
     """Whether a variable is a coordinate, or of a file's own, rather than the field."""
-    dims = tuple(variable.dimensions if isinstance(variable, netCDF4.Variable) else variable.dims)
+    dims = _dims(variable)
     return dims == (name,) or (name in RESERVED and not set(dimension_names(field)) <= set(dims))
+
+
+def _dims(variable: Any) -> tuple[str, ...]:
+    return tuple(variable.dimensions if isinstance(variable, netCDF4.Variable) else variable.dims)

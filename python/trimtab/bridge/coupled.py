@@ -335,8 +335,7 @@ def coupled_spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
         for dim, length in zip(one.dims, one.shape, strict=True):
             if lengths.setdefault(dim, length) != length:
                 raise ConfigError(f"The adapter of {name} has a dimension {dim!r} of {lengths[dim]} and of {length} points: "
-                                  "give each "
-                                  "its own name.")
+                                  "give each its own name.")
     own = {one.name: one for one in fields}
     slots = tuple(Slot(one["name"], tuple(_field(name, field) for field in one["inputs"]),
                        tuple(_output(own, _field(name, field)) for field in one["outputs"])) for one in described["slots"])
@@ -345,7 +344,8 @@ def coupled_spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
             raise ConfigError(f"The slot {slot.name} of {name} has no {'output' if slot.inputs else 'input'}: name it in "
                               "trimtab_describe.")
     parameters = {one["name"]: _number(one["value"]) for one in described["options"]}
-    return SolverSpec(name, float(described["dt"]), 1, fields, described["time_units"] or "1", parameters, slots)
+    return SolverSpec(name, float(described["dt"]), 1, fields, described["time_units"] or "1", parameters, slots,
+                      dt_kind=described.get("dt_kind") or "real64")
 
 
 def _field(name: str, one: Mapping[str, Any]) -> Field:
