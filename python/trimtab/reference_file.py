@@ -132,7 +132,11 @@ def find_interval(file: xr.Dataset, path: Path, unit: str) -> float:
         raise DataError(f"The coordinate `time` of {path} must be one finite number a snapshot.")
     steps = np.diff(times.astype(np.float64))
     interval = float(np.median(steps))
-    wrong = np.abs(steps - interval) > 1e-4 * abs(interval) + 2 * stored_spacing(file["time"])
+    spacing = stored_spacing(file["time"])
+    if 4 * spacing > abs(interval) > 0:
+        raise DataError(f"The times of {path} are {interval:g} apart, and two neighbouring numbers of their type are {spacing:g} "
+                        "apart there, so that a gap cannot be told: store them in double precision, or from 0 on.")
+    wrong = np.abs(steps - interval) > 1e-4 * abs(interval) + 2 * spacing
     if interval <= 0 or wrong.any():
         at = int(np.argmax(wrong)) if wrong.any() else 0
         raise DataError(f"The times of {path} have a gap or do not rise: {times[at]:g} is followed by "
@@ -140,15 +144,20 @@ def find_interval(file: xr.Dataset, path: Path, unit: str) -> float:
     return float((times[-1] - times[0]) / (len(times) - 1))
 
 
-def match_interval(interval: float, h: float, path: Path) -> tuple[int, int]:
-    """(snapshots an outer step, outer steps a snapshot), one of them 1.
+def interval_error(file: xr.Dataset) -> float:
+    """How far `find_interval` may be off, because times are rounded to the type in which they are stored."""
+    return stored_spacing(file["time"]) / max(1, file["time"].size - 1)
+
+
+def match_interval(interval: float, h: float, path: Path, error: float = 0.0) -> tuple[int, int]:
+    """(snapshots an outer step, outer steps a snapshot), one of them 1; see `interval_error` for the error.
 
     Raises:
         DataError: neither is a multiple of the other.
     """
     ratio = h / interval
     skip, gap = max(1, round(ratio)), max(1, round(1 / ratio))
-    if not math.isclose(skip * interval, gap * h, rel_tol=1e-4):
+    if not math.isclose(skip * interval, gap * h, rel_tol=1e-4, abs_tol=skip * error):
         raise DataError(f"The snapshots of {path} are {interval:g} apart and the outer step is {h:g}: one must be a "
                         "whole multiple of the other; change training.stride or solver.dt.")
     return skip, gap

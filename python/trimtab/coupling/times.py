@@ -14,7 +14,7 @@ from trimtab.coupling.finding import Finding
 from trimtab.errors import ConfigError, DataError
 from trimtab.evaluation import match_times
 from trimtab.reference import recipe_of
-from trimtab.reference_file import find_interval, match_interval, open_file
+from trimtab.reference_file import find_interval, interval_error, match_interval, open_file
 from trimtab.reference_run import whole_steps
 from trimtab.state import SolverSpec
 
@@ -33,8 +33,9 @@ def check_times(bench: Bench) -> list[Finding]:
             if not path.exists():
                 return [Finding(TIMES, "bad", f"{text}; there is no reference.file = {reference.file}", "give the truth's file")]
             with contextlib.closing(open_file(path)) as file:
-                interval = find_interval(file, path, spec.time_units)
-            skip, gap = match_interval(interval, h, path)
+                interval, error = find_interval(file, path, spec.time_units), interval_error(file)
+            skip, gap = match_interval(interval, h, path, error)
+            interval = gap * h / skip
             text += f"; {path.name} has a snapshot every {gap} outer steps" if gap > 1 else \
                 f"; an outer step is {skip} of the intervals of {path.name}"
         else:
