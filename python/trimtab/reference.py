@@ -25,6 +25,7 @@ import numpy as np
 
 import trimtab
 from trimtab import errors
+from trimtab.cache import HERE, find_cached
 from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
 from trimtab.files import only_writer, replacing
@@ -32,6 +33,7 @@ from trimtab.joined import open_joined
 from trimtab.launch import launched
 from trimtab.reference_file import known_fields
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
+from trimtab.session import log
 from trimtab.state import SolverSpec
 from trimtab.variables import define_fields, variable_names
 from trimtab.world import Progress, World
@@ -92,14 +94,15 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
 def reference_path(experiment: Experiment, spec: SolverSpec) -> Path:
     """The file of an experiment's reference run, there or not: the user's own, or the one in the cache.
 
-    The cache is the folder that TRIMTAB_CACHE names, `.trimtab-cache` in the current one by default.
+    The cache is the folder that TRIMTAB_CACHE names, `.trimtab-cache` in the current one by default, and one of the user's where
+    that cannot be written; see `trimtab.cache`.
     """
     if experiment.reference.file:
         return Path(experiment.reference.file)
     recipe = recipe_of(experiment, spec)
     text = f"{FORMAT} {recipe.to_json()}{_contents(recipe)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Path(os.environ.get("TRIMTAB_CACHE") or ".trimtab-cache") / f"reference-{key}.nc"
+    return find_cached(f"reference-{key}.nc")
 
 
 def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Opener | None = None,
@@ -123,7 +126,8 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
         BlowUpError: the truth left the finite numbers.
         SolverError: a process that computed runs was ended from outside.
     """
-    path, world = reference_path(experiment, spec), world or World()
+    world = world or World()
+    path = world.broadcast(reference_path(experiment, spec))
     progress = world.telling(progress)
     if experiment.reference.file or world.broadcast(path.is_file()):
         return path
@@ -172,7 +176,14 @@ def _contents(recipe: Recipe) -> str:
     return " ".join(["", *sums])
 def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, progress: Progress) -> list[int] | None:
     """Hold the folder; which runs are missing, None when all are there after all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The cache {path.parent} cannot be made ({error.strerror}): name a folder that can be written with "
+                          "TRIMTAB_CACHE.") from error
+    if not os.environ.get("TRIMTAB_CACHE") and path.parent != HERE:
+        log.warning("%s cannot be written: the reference run is kept in %s; TRIMTAB_CACHE names another folder.", HERE.absolute(),
+                    path.parent)
     try:
         stack.enter_context(only_writer(path.parent))
     except DataError:
