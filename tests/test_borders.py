@@ -29,6 +29,7 @@ from trimtab.reference_run import Recipe, make_run, part_path
 from trimtab.slot_response import SlotResponse
 from trimtab.state import Field, Slot
 from trimtab.targets import Targets
+from trimtab.trainer import Trainer
 from trimtab.variables import variable_names
 
 HERE = Path(__file__).parent / "borders"
@@ -220,6 +221,22 @@ def test_a_checkpoint_is_for_the_fields_it_was_trained_with(place):
     other = replace(spec, fields=tuple(sorted(spec.fields, key=lambda one: one.name)))
     with pytest.raises(CheckpointError, match=r"a state of z, counter, y, time, b, a, in this order; .* has a, b, counter"):
         load_correction(place / "run" / "best.pt", other)
+
+
+def test_a_training_goes_on_with_the_fields_it_began_with(place):
+    """The weights would fit: all that differs is the order."""
+    changes = ["training.window=1", "training.epochs=1", "training.steps_per_epoch=1", "training.batch=2", "offline.steps=0"]
+    experiment = parse_experiment(TEXT, "test", changes)
+    kinds = {"backwards:Backwards": Backwards}
+
+    def opener(name, **options):
+        return kinds[name](**options)
+
+    Trainer(experiment, place / "run", open_solver=opener).fit()
+    kinds["backwards:Backwards"] = Forwards
+    with pytest.raises(CheckpointError, match=r"last.pt was trained for a state of z, counter, .* has a, b, counter"):
+        Trainer(parse_experiment(TEXT, "test", [*changes[:1], "training.epochs=2", *changes[2:]]), place / "run",
+                open_solver=opener, resume=True).fit()
 
 
 def turned(slot, **changes):

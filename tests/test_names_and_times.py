@@ -27,7 +27,7 @@ from trimtab.state import Field, SolverSpec
 from trimtab.targets import Targets
 from trimtab.variables import dimension_names, find_name, variable_names
 
-HERE = Path(__file__).parent / "borders"
+HERE = Path(__file__).parent / "legacy" / "single"
 TEXT = """
 [solver]
 name = "single"
