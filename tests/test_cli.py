@@ -215,7 +215,7 @@ def test_start_files_that_do_not_fit_are_refused(tmp_path: Path, open_solver: An
     xr.Dataset({"w": (("time", "component"), np.ones((2, 3)))}).to_netcdf(tmp_path / "name.nc")
     xr.Dataset({"u": (("time", "component"), np.ones((2, 3)))}).to_netcdf(tmp_path / "good.nc")
     (tmp_path / "text.nc").write_text("not netCDF")
-    for name, sentence in (("grid", r"shape \(4,\)"), ("name", "no variable 'u'"), ("text", "cannot be read"),
+    for name, sentence in (("grid", r"shape \(4,\)"), ("name", "no variable 'u'"), ("text", "cannot be opened"),
                            ("none", "There is no file")):
         with pytest.raises(DataError, match=sentence):
             deploy.file_starts(tmp_path / f"{name}.nc", spec)

@@ -18,7 +18,7 @@ from trimtab.config import load_experiment
 from trimtab.coupling.doctor import check_coupling
 from trimtab.coupling.finding import Finding
 from trimtab.errors import ConfigError
-from trimtab.slot_response import SlotResponse
+from trimtab.slot_response import STATE, SlotResponse
 from trimtab.slot_weight import SlotWeight
 from trimtab.state import Field, Slot, SolverSpec
 
@@ -70,6 +70,7 @@ end subroutine waves_correct
 """
 SPEC = SolverSpec("sea", 0.1, 1, (Field("c", "c", "1", ("k",), (3,)), Field("old", "old", "1", ("old_1",), (1,), {}, True)),
                   slots=(Slot("mix", (Field("x", "x", "1", ("i",), (4,)),), (Field("g", "g", "1", ("i",), (4,)),)),))
+STORED = ["3 c", "1 old"]
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +153,8 @@ def test_a_wrong_response_is_refused(tmp_path, content, sentence):
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif isinstance(content, tuple):
-        np.savez(path, g=np.ones(content))
+        np.savez(path, **{STATE: STORED, "g": np.ones(content)})
     elif content:
-        np.savez(path, **{content: np.ones((4, 4))})
+        np.savez(path, **{STATE: STORED, content: np.ones((4, 4))})
     with pytest.raises(ConfigError, match=sentence):
         SlotWeight(SPEC, {"stride": 1, "response": str(path)})

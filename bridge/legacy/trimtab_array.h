@@ -44,6 +44,7 @@ typedef struct {
     int64_t status, handshake, communicator, terminal; /* where to speak if the code ends the process; -1 while it does not run */
     char sentence[1024], clock_units[WORD], log[4096];
     double clock_dt;
+    kind_t clock_kind;
     int n_fields, n_slots, n_options, n_blocks;
     bool described, recording, refreshing, communicator_given, communicator_asked;
     int (*go_on)(void);

@@ -68,6 +68,7 @@ void trimtab_f_clock(const CFI_cdesc_t *dt, const CFI_cdesc_t *units)
     double before = T->clock_dt;
     if (!view(dt, "the time step", &a)) return;
     walk(a, 'r', (char *)&T->clock_dt, 8, 0);
+    T->clock_kind = a.kind;
     if (T->refreshing && T->go_on && !(fabs(T->clock_dt - before) <= 1e-6 * before)) {  /* a program of its own may do so */
         fail(TRIMTAB_REFUSED, "the code changed its time step from %.6g to %.6g: trimtab needs a fixed one; switch its control of the "
              "step off, or set the end at which it cuts its last step short out of reach", before, T->clock_dt);
@@ -78,11 +79,16 @@ void trimtab_f_clock(const CFI_cdesc_t *dt, const CFI_cdesc_t *units)
 
 void trimtab_f_field(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *units, const CFI_cdesc_t *dims)
 {
+    char known[WORD] = "";
+    if (T->refreshing && T->n_fields < MOST_FIELDS) memcpy(known, T->fields[T->n_fields].name, WORD);
     int64_t size = T->refreshing ? T->fields[T->n_fields].array.size : -1;
     item_t *one = item(T->fields, &T->n_fields, MOST_FIELDS, array, name, units, dims, "fields");
     if (one && size >= 0 && one->array.size != size)
         fail(TRIMTAB_REFUSED, "the field %s had %lld numbers at first and has %lld now: a state keeps its size", one->name,
              (long long)size, (long long)one->array.size);
+    if (one && *known && strcmp(known, one->name))
+        fail(TRIMTAB_REFUSED, "trimtab_describe named the field %s at first where it names %s now: it must always name the same fields, in "
+             "the same order", known, one->name);
 }
 
 void trimtab_f_hidden(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *dims)
@@ -146,6 +152,7 @@ int64_t trimtab_slot_description(char *text, int64_t length)
     if (T->status) return 0;
     put(text, length, &at, "{\"version\": %d, \"dt\": %.17g, ", TRIMTAB_SLOT_VERSION, T->clock_dt);
     put_word(text, length, &at, "time_units", T->clock_units);
+    put_word(text, length, &at, "dt_kind", KIND[T->clock_kind]);
     put_blocks(text, length, &at);
     put_items(text, length, &at, "fields", T->fields, T->n_fields);
     put(text, length, &at, ", \"options\": [");

@@ -30,6 +30,7 @@ from trimtab.config import FREE_TO_CHANGE, Experiment, changed_keys, parse_exper
 from trimtab.correction import Correction
 from trimtab.errors import CheckpointError, ConfigError, NoModuleError, TrimtabError
 from trimtab.files import replacing
+from trimtab.layout import check_fields
 from trimtab.networks import build_network, network_class
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.state import Field, Slot, SolverSpec
@@ -224,10 +225,7 @@ def load_correction(path: str | Path, spec: SolverSpec) -> AnyCorrection:
             module is not found.
     """
     content = read_checkpoint(path)
-    trained, asked = [one["name"] for one in content["state"]], [one.name for one in spec.fields]
-    if trained != asked:
-        raise CheckpointError(f"{path} was trained for a state of {', '.join(trained)}; the solver {spec.solver} has "
-                              f"{', '.join(asked)}.")
+    check_fields(content, spec, path)
     takes = None if spec.coefficient is None else spec.coefficient.name
     if content.get("coefficient") != takes:
         names = [f"the coefficient {one}" if one else "a tendency" for one in (content.get("coefficient"), takes)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.solver import Solver
 from trimtab.state import Field, SolverSpec
 from trimtab.targets import Targets
+from trimtab.variables import define_fields, dimension_names, find_name, missing_sentence, variable_names
 from trimtab.world import World
+from trimtab.written import open_data
 
 CHUNK_BYTES = 2**25  # of states held at once
 PIECES = 50          # of a run, at least: between two the progress is told and the file is up to date
@@ -159,32 +161,46 @@ def file_starts(path: str | Path, spec: SolverSpec, members: int = 0) -> tuple[n
         (B, N) float64 and the time of the record (0 when the file has none).
 
     Raises:
-        DataError: no such file, a missing variable, another grid, or too few members.
+        DataError: no such file, one cut short or not written to its end, a missing variable, another grid, or too few members.
         InputError: a value that is not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"There is no file {path} to start from.")
-    try:
-        with xr.open_dataset(path, decode_times=False) as file:
+    with contextlib.closing(open_data(path)) as file:
+        try:
+            names = {field.name: find_name(file.variables, field) for field in spec.fields}
+            for field in spec.fields:
+                if names[field.name] is None:
+                    raise DataError(f"{path} has {missing_sentence(file.variables, field)}.")
             last = (file.isel(time=-1) if "time" in file.dims else file).load()
-    except (OSError, ValueError, RuntimeError, IndexError) as error:
-        raise DataError(f"{path} cannot be read as a netCDF file with at least one record, it may be cut short "
-                        f"({type(error).__name__}).") from error
-    parts = []
-    for field in spec.fields:
-        if field.name not in last:
-            raise DataError(f"{path} has no variable {field.name!r} ({field.long_name}).")
-        values = last[field.name].to_numpy().astype(np.float64)
-        if values.shape[-len(field.shape) :] != field.shape:
-            raise DataError(f"The variable {field.name!r} of {path} has the shape {values.shape}; the solver needs "
-                            f"{field.shape} ({', '.join(field.dims)}), after any members.")
-        parts.append(values.reshape(-1, field.size))
+        except (OSError, RuntimeError, IndexError) as error:
+            raise DataError(f"{path} cannot be read as a netCDF file with at least one record, it may be cut short "
+                            f"({type(error).__name__}).") from error
+    parts = [_start_values(last[names[field.name]], field, path) for field in spec.fields]
     states = np.concatenate(parts, axis=1)
-    time = float(last["time"]) if "time" in last.coords else 0.0
+    time = float(last["time"]) if "time" in last.coords and last["time"].ndim == 0 else 0.0
+    if not np.isfinite(time):
+        raise DataError(f"The last time of {path} was never written: write the file again, or cut its last record off.")
     if members > len(states):
         raise DataError(f"{path} holds {len(states)} states to start from, fewer than --members {members}.")
     return spec.check_states(states[: members or None], f"the last record of {path}"), time
+
+
+def _start_values(found: xr.DataArray, field: Field, path: Path) -> np.ndarray:
+    """(B, size) float64 of one field in the last record."""
+    name, dims = found.name, dimension_names(field)
+    if set(dims) <= set(found.dims):  # found by their names, in whatever order they stand
+        found = found.transpose(..., *dims)
+    values = found.to_numpy().astype(np.float64)
+    if values.shape[values.ndim - len(field.shape) :] != field.shape:
+        raise DataError(f"The variable {name!r} of {path} has the shape {values.shape}; the solver needs "
+                        f"{field.shape} ({', '.join(dims)}), after any members.")
+    fill = found.encoding.get("_FillValue", np.nan)
+    if np.isfinite(fill) and np.isnan(values).any():
+        raise DataError(f"The variable {name!r} of {path} was not written to its end: its last record has missing values. Write "
+                        "the file again, or cut that record off.")
+    return values.reshape(-1, field.size)
 
 
 def forward(
@@ -315,32 +331,6 @@ def _describe(file: netCDF4.Dataset, spec: SolverSpec, members: int, attributes:
                   chunks=lambda field: (1, 1, *field.shape) if field.size >= 1024 else None)
 
 
-def define_fields(file: netCDF4.Dataset, spec: SolverSpec, leading: tuple[str, ...], *, fill_value: float | bool,
-                  chunks: Callable[[Field], tuple[int, ...] | None] = lambda field: None) -> None:
-    """The solver's fields in a netCDF file: dimensions, coordinates, and a variable each with its name and unit.
-
-    Args:
-        file: open for writing, with the leading dimensions.
-        spec: the solver's.
-        leading: dimensions before a field's own.
-        fill_value: of the variables; False for none.
-        chunks: of a field's variable; None leaves it to the library.
-    """
-    for field in spec.fields:
-        for dim, length in zip(field.dims, field.shape, strict=True):
-            if dim not in file.dimensions:
-                file.createDimension(dim, length)
-                if dim in field.coords:
-                    axis = file.createVariable(dim, "f8", (dim,))
-                    axis.setncatts({"long_name": dim, "units": "1"})
-                    if dim in ("x", "y"):
-                        axis.axis = dim.upper()
-                    axis[:] = field.coords[dim]
-        variable = file.createVariable(field.name, "f8", (*leading, *field.dims), fill_value=fill_value,
-                                       chunksizes=chunks(field))
-        variable.setncatts({"long_name": field.long_name, "units": field.units})
-
-
 def _write(file: netCDF4.Dataset | None, path: Path, spec: SolverSpec, first: int, times: np.ndarray, states: np.ndarray,
            failed: np.ndarray) -> None:
     """Records `first` on; the file is up to date afterwards."""
@@ -348,8 +338,9 @@ def _write(file: netCDF4.Dataset | None, path: Path, spec: SolverSpec, first: in
         return
     with writing(path, RuntimeError):
         file["time"][first : first + len(times)] = times
+        names = variable_names(spec)
         for name, values in spec.split(states).items():
-            file[name][first : first + len(times)] = values
+            file[names[name]][first : first + len(times)] = values
         file["failed_step"][:] = failed
         file.sync()
 

@@ -21,11 +21,11 @@ import netCDF4
 import numpy as np
 
 import trimtab
-from trimtab.deploy import define_fields
 from trimtab.ensembles import CHUNK_BYTES, Block, Ensemble, Group
 from trimtab.errors import BlowUpError, ConfigError, OutputError, TrimtabError
 from trimtab.files import only_writer, replacing
 from trimtab.reference import Progress, silent
+from trimtab.variables import define_fields, variable_names
 
 PLAN = "plan.json"
 MARGIN = 2**20  # bytes of the file that are not states
@@ -172,7 +172,7 @@ def _merge(ensemble: Ensemble, out: Path, parts: Path, progress: Progress) -> np
     spec, total = ensemble.spec, ensemble.records + 1
     starts, members, groups = len(ensemble.starts.states), ensemble.members, ensemble.groups()
     failed = np.zeros((starts, members), dtype=np.int64)
-    piece = max(1, CHUNK_BYTES // (8 * spec.size))
+    piece, names = max(1, CHUNK_BYTES // (8 * spec.size)), variable_names(spec)
     with _file_system(out), replacing(out) as partial, contextlib.closing(netCDF4.Dataset(partial, "w")) as file:
         _define(file, ensemble)
         for number, group in enumerate(groups):
@@ -182,7 +182,7 @@ def _merge(ensemble: Ensemble, out: Path, parts: Path, progress: Progress) -> np
                 for first in range(0, total, piece):
                     states = np.array(records["states"][first : first + piece, slot])
                     for name, values in spec.split(states).items():
-                        file[name][group.start, member, first : first + len(states)] = values
+                        file[names[name]][group.start, member, first : first + len(states)] = values
             progress((number + 1) / len(groups), "file: putting the groups together")
         file["failed_step"][:] = failed
     return failed

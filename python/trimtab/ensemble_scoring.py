@@ -22,8 +22,9 @@ from trimtab.files import replacing
 from trimtab.loss import field_scale
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.starts import climate_states
-from trimtab.state import SolverSpec
+from trimtab.state import Field, SolverSpec
 from trimtab.targets import Targets
+from trimtab.variables import dimension_names, find_name
 
 FOLDER = "ensembles"   # of a run folder, where the scores lie
 BLOCK_VALUES = 2**22   # numbers of the ensemble held at once
@@ -180,12 +181,18 @@ def _records(file: netCDF4.Dataset, path: Path, spec: SolverSpec, start: int,
         wanted = records[first : first + piece]
         span = slice(int(wanted[0]), int(wanted[-1]) + 1) if wanted[-1] - wanted[0] < 2 * len(wanted) else wanted
         try:
-            parts = [np.asarray(file[one.name][start, :, span]) for one in spec.fields]
+            parts = [np.asarray(_variable(file, one)[start, :, span]) for one in spec.fields]
         except (OSError, RuntimeError, IndexError) as error:
             raise DataError(f"{path} cannot be read to its end, it may be cut short ({error}).") from error
         states = np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
         for record in wanted:
             yield int(record), states[:, record - wanted[0] if isinstance(span, slice) else int(np.searchsorted(wanted, record))]
+
+
+def _variable(file: netCDF4.Dataset, field: Field) -> netCDF4.Variable:
+    name = find_name(file.variables, field)
+    assert name is not None  # as `_opened` has seen
+    return file[name]
 
 
 @contextlib.contextmanager
@@ -197,15 +204,16 @@ def _opened(path: Path, spec: SolverSpec) -> Iterator[netCDF4.Dataset]:
     except OSError as error:
         raise DataError(f"{path} cannot be read as a netCDF file, it may be cut short ({error}).") from error
     with contextlib.closing(file):
-        missing = [name for name in ("time", "failed_step", *(one.name for one in spec.fields)) if name not in file.variables]
+        missing = [name for name in ("time", "failed_step") if name not in file.variables]
+        missing += [one.name for one in spec.fields if find_name(file.variables, one) is None]
         if missing:
             raise DataError(f"{path} has no variable {missing[0]!r}: it is not an ensemble of the solver {spec.solver}.")
         if "start_run" not in file.variables:
             raise DataError(f"{path} does not start from held-out snapshots: there is no truth to score it against.")
         file.set_auto_mask(False)
         for one in spec.fields:
-            found = file[one.name].shape[3:]
-            if file[one.name].dimensions[:3] != ("start", "member", "time") or found != one.shape:
-                raise DataError(f"The variable {one.name!r} of {path} is ({', '.join(file[one.name].dimensions)}) of shape "
-                                f"{file[one.name].shape}; an ensemble of this solver has (start, member, time) and {one.shape}.")
+            variable = _variable(file, one)
+            if variable.dimensions != ("start", "member", "time", *dimension_names(one)) or variable.shape[3:] != one.shape:
+                raise DataError(f"The variable {one.name!r} of {path} is ({', '.join(variable.dimensions)}) of shape "
+                                f"{variable.shape}; an ensemble of this solver has (start, member, time) and {one.shape}.")
         yield file

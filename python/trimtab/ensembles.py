@@ -229,6 +229,7 @@ class Ensemble:
         """All that the runs' bits depend on, but for the machine; JSON can hold it."""
         return {
             **self.identity, "solver": self.spec.solver, "dt": self.spec.dt, "parameters": dict(self.spec.parameters),
+            "fields": [[one.name, *one.shape] for one in self.spec.fields],
             "members": self.members, "steps": self.steps, "every": self.every, "group": self.group, "seed": self.seed,
             "perturbation": vars(self.perturbation), "varied": self.varied, "threads": _threads(),
             "starts": _sum(self.starts.states, self.starts.times, self.starts.climate, self.starts.before),

@@ -25,6 +25,7 @@ import numpy as np
 
 import trimtab
 from trimtab import errors
+from trimtab.cache import HERE, find_cached
 from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
 from trimtab.files import only_writer, replacing
@@ -32,10 +33,12 @@ from trimtab.joined import open_joined
 from trimtab.launch import launched
 from trimtab.reference_file import known_fields
 from trimtab.reference_run import Opener, Recipe, make_run, part_path, whole_steps
+from trimtab.session import log
 from trimtab.state import SolverSpec
+from trimtab.variables import define_fields, variable_names
 from trimtab.world import Progress, World
 
-FORMAT = 1  # part of the key: raise it when the same parameters no longer give the same file
+FORMAT = 2  # part of the key: raise it when the same parameters no longer give the same file
 SMALL_WORK = 3e7  # inner steps times grid points, about two seconds: not worth starting processes for
 
 
@@ -66,8 +69,8 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
     if "dt" not in truth and not outside:
         raise ConfigError("The truth's solver needs its time step: give dt in reference.solver.")
     recipe = Recipe(
-        truth=truth,
-        coarse={**truth, **coarse} if coarse_spin_up else {},
+        truth=dict(sorted(truth.items())),  # keywords: their order is nobody's
+        coarse=dict(sorted({**truth, **coarse}.items())) if coarse_spin_up else {},
         coarse_spin_up=coarse_spin_up,
         spin_up=reference.spin_up,
         interval=reference.interval or experiment.training.stride * spec.dt,
@@ -78,7 +81,7 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
         seed=reference.seed,
         filter=reference.filter,
         filter_width=reference.filter_width,
-        shapes={one.name: one.shape for one in known_fields(spec, reference.hidden).fields},
+        fields=tuple((one.name, one.shape) for one in known_fields(spec, reference.hidden).fields),
     )
     if not outside:
         whole_steps(recipe.interval, truth["dt"], "reference.interval (or the outer step)")
@@ -91,14 +94,15 @@ def recipe_of(experiment: Experiment, spec: SolverSpec) -> Recipe:
 def reference_path(experiment: Experiment, spec: SolverSpec) -> Path:
     """The file of an experiment's reference run, there or not: the user's own, or the one in the cache.
 
-    The cache is the folder that TRIMTAB_CACHE names, `.trimtab-cache` in the current one by default.
+    The cache is the folder that TRIMTAB_CACHE names, `.trimtab-cache` in the current one by default, and one of the user's where
+    that cannot be written; see `trimtab.cache`.
     """
     if experiment.reference.file:
         return Path(experiment.reference.file)
     recipe = recipe_of(experiment, spec)
     text = f"{FORMAT} {recipe.to_json()}{_contents(recipe)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Path(os.environ.get("TRIMTAB_CACHE") or ".trimtab-cache") / f"reference-{key}.nc"
+    return find_cached(f"reference-{key}.nc")
 
 
 def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Opener | None = None,
@@ -122,7 +126,8 @@ def make_reference(experiment: Experiment, spec: SolverSpec, *, open_solver: Ope
         BlowUpError: the truth left the finite numbers.
         SolverError: a process that computed runs was ended from outside.
     """
-    path, world = reference_path(experiment, spec), world or World()
+    world = world or World()
+    path = world.broadcast(reference_path(experiment, spec))
     progress = world.telling(progress)
     if experiment.reference.file or world.broadcast(path.is_file()):
         return path
@@ -171,7 +176,14 @@ def _contents(recipe: Recipe) -> str:
     return " ".join(["", *sums])
 def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, progress: Progress) -> list[int] | None:
     """Hold the folder; which runs are missing, None when all are there after all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The cache {path.parent} cannot be made ({error.strerror}): name a folder that can be written with "
+                          "TRIMTAB_CACHE.") from error
+    if not os.environ.get("TRIMTAB_CACHE") and path.parent != HERE:
+        log.warning("%s cannot be written: the reference run is kept in %s; TRIMTAB_CACHE names another folder.", HERE.absolute(),
+                    path.parent)
     try:
         stack.enter_context(only_writer(path.parent))
     except DataError:
@@ -184,8 +196,8 @@ def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, 
 
 
 def _workers(recipe: Recipe) -> int:
-    size = max(int(recipe.truth.get("n", 1)) ** max(len(shape) for shape in recipe.shapes.values()),
-               sum(math.prod(shape) for shape in recipe.shapes.values()))
+    size = max(int(recipe.truth.get("n", 1)) ** max(len(shape) for _, shape in recipe.fields),
+               sum(math.prod(shape) for _, shape in recipe.fields))
     step = recipe.truth.get("dt") or recipe.interval  # of a code that says its own, a guess from below
     steps = (recipe.spin_up + recipe.interval * recipe.snapshots) / step
     if recipe.runs * steps * size < SMALL_WORK:
@@ -258,18 +270,12 @@ def _fill(path: Path, recipe: Recipe, spec: SolverSpec, parts: Path) -> None:
         _coordinate(file, "run", np.arange(recipe.runs), "number of the run", "1")
         _coordinate(file, "time", recipe.interval * np.arange(recipe.snapshots), "time since the end of the spin-up",
                     spec.time_units)
-        for field in spec.fields:
-            for dim, length in zip(field.dims, field.shape, strict=True):
-                if dim not in file.dimensions:
-                    file.createDimension(dim, length)
-                    if dim in field.coords:
-                        _coordinate(file, dim, field.coords[dim], f"{dim} coordinate", "1")
-            variable = file.createVariable(field.name, "f8", ("run", "time", *field.dims), fill_value=False)
-            variable.long_name, variable.units = field.long_name, field.units
+        define_fields(file, spec, ("run", "time"), fill_value=False)
+        names = variable_names(spec)
         for run in range(recipe.runs):
-            states = np.load(part_path(parts, run), mmap_mode="r")
-            for name, values in spec.split(states).items():
-                file[name][run] = values
+            records = np.load(part_path(parts, run), mmap_mode="r")
+            for field in spec.fields:
+                file[names[field.name]][run] = records[field.name]
 
 
 def _coordinate(file: netCDF4.Dataset, name: str, values: np.ndarray, long_name: str, units: str) -> None:

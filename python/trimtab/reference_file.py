@@ -14,25 +14,19 @@ import xarray as xr
 
 from trimtab.errors import ConfigError, DataError
 from trimtab.state import Field, SolverSpec
+from trimtab.variables import dimension_names, find_name, missing_sentence
+from trimtab.written import check_chunks, open_data, stored_spacing
 
 
 def open_file(path: Path) -> xr.Dataset:
     """A netCDF file or Zarr store, opened lazily.
 
     Raises:
-        DataError: missing, or neither of the two.
+        DataError: missing, neither of the two, or cut short.
     """
     if not path.exists():
         raise DataError(f"There is no reference run {path}; mend reference.file.")
-    zarr = path.is_dir()
-    options: dict[str, Any] = {"engine": "zarr", "consolidated": False} if zarr else {}
-    try:
-        return xr.open_dataset(path, decode_times=False, chunks=None, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        kind = "a Zarr store" if zarr else "a netCDF file"
-        raise DataError(f"{path} cannot be opened as {kind}, it may be cut short: {_first_line(error)}") from error
-    except ImportError as error:
-        raise DataError(f"{path} is a Zarr store, and zarr is not installed: pip install zarr.") from error
+    return open_data(path, chunks=None)
 
 
 def known_fields(spec: SolverSpec, hidden: Mapping[str, Any]) -> SolverSpec:
@@ -75,12 +69,15 @@ def find_variables(file: xr.Dataset, spec: SolverSpec, hidden: Mapping[str, Any]
         ConfigError, DataError: see there; or a hidden field that is neither in the file nor in `reference.hidden`.
     """
     fields = known_fields(spec, hidden).fields
-    missing = [one.name for one in fields if one.hidden and one.name not in file]
-    if missing and all(one.name in file for one in fields if not one.hidden):
+    names = {one.name: find_name(file.variables, one) for one in fields}
+    missing = [one.name for one in fields if one.hidden and names[one.name] is None]
+    if missing and all(names[one.name] for one in fields if not one.hidden):
         raise DataError(f"{path} has every visible field of {spec.solver} and not its hidden ones, {', '.join(missing)}: say "
                         "what the code starts with instead, in [reference] hidden = {u_old = \"u\", counter = 0} for instance "
                         "(names of fields, numbers), or write them into the file.")
-    return [find_variable(file, one, path) for one in fields]
+    found = [find_variable(file, one, path) for one in fields]
+    check_chunks(path, [name for name in (*names.values(), "time") if name is not None and name in file.variables])
+    return found
 
 
 def find_variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
@@ -89,15 +86,15 @@ def find_variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
     Raises:
         DataError: missing, of another kind, or on another grid.
     """
-    if field.name not in file:
-        raise DataError(f"{path} has no variable {field.name!r} ({field.long_name}); it has "
-                        f"{', '.join(map(str, file.data_vars)) or 'none'}.")
-    variable = file[field.name]
+    name = find_name(file.variables, field)
+    if name is None:
+        raise DataError(f"{path} has {missing_sentence(file.data_vars if field.name not in file else file.variables, field)}.")
+    variable = file[name]
     if variable.dtype.kind not in "fiu":
         raise DataError(f"The variable {field.name!r} of {path} holds {variable.dtype}; give it real numbers.")
     if "run" not in variable.dims:
         variable = variable.expand_dims("run")
-    expected = ("run", "time", *field.dims)
+    expected = ("run", "time", *dimension_names(field))
     if set(variable.dims) != set(expected):
         raise DataError(f"The variable {field.name!r} of {path} has the dimensions "
                         f"({', '.join(map(str, variable.dims))}); it needs ({', '.join(expected)}), run optional.")
@@ -105,9 +102,10 @@ def find_variable(file: xr.Dataset, field: Field, path: Path) -> xr.DataArray:
     if variable.shape[2:] != field.shape:
         raise DataError(f"The variable {field.name!r} of {path} has the grid {variable.shape[2:]}, the "
                         f"solver has {field.shape} ({', '.join(field.dims)}): filter the data to the solver's grid.")
-    for dim, values in field.coords.items():
-        if dim in file.coords and dim in variable.dims:
-            found, tolerance = np.asarray(file[dim].values), 1e-5 * np.abs(values).max()
+    for dim, name in zip(field.dims, dimension_names(field), strict=True):
+        values = field.coords.get(dim)
+        if values is not None and name in file.coords and file[name].dims == (name,):
+            found, tolerance = np.asarray(file[name].values), 1e-5 * np.abs(values).max()
             if found.dtype.kind in "fiu" and not np.allclose(found, values, rtol=0, atol=tolerance):
                 raise DataError(f"The coordinate {dim!r} of {path} runs from {found[0]:g} to {found[-1]:g}; the "
                                 f"solver's from {values[0]:g} to {values[-1]:g}: put the data on the solver's grid.")
@@ -134,7 +132,11 @@ def find_interval(file: xr.Dataset, path: Path, unit: str) -> float:
         raise DataError(f"The coordinate `time` of {path} must be one finite number a snapshot.")
     steps = np.diff(times.astype(np.float64))
     interval = float(np.median(steps))
-    wrong = np.abs(steps - interval) > 1e-4 * abs(interval)
+    spacing = stored_spacing(file["time"])
+    if 4 * spacing > abs(interval) > 0:
+        raise DataError(f"The times of {path} are {interval:g} apart, and two neighbouring numbers of their type are {spacing:g} "
+                        "apart there, so that a gap cannot be told: store them in double precision, or from 0 on.")
+    wrong = np.abs(steps - interval) > 1e-4 * abs(interval) + 2 * spacing
     if interval <= 0 or wrong.any():
         at = int(np.argmax(wrong)) if wrong.any() else 0
         raise DataError(f"The times of {path} have a gap or do not rise: {times[at]:g} is followed by "
@@ -142,19 +144,20 @@ def find_interval(file: xr.Dataset, path: Path, unit: str) -> float:
     return float((times[-1] - times[0]) / (len(times) - 1))
 
 
-def match_interval(interval: float, h: float, path: Path) -> tuple[int, int]:
-    """(snapshots an outer step, outer steps a snapshot), one of them 1.
+def interval_error(file: xr.Dataset) -> float:
+    """How far `find_interval` may be off, because times are rounded to the type in which they are stored."""
+    return stored_spacing(file["time"]) / max(1, file["time"].size - 1)
+
+
+def match_interval(interval: float, h: float, path: Path, error: float = 0.0) -> tuple[int, int]:
+    """(snapshots an outer step, outer steps a snapshot), one of them 1; see `interval_error` for the error.
 
     Raises:
         DataError: neither is a multiple of the other.
     """
     ratio = h / interval
     skip, gap = max(1, round(ratio)), max(1, round(1 / ratio))
-    if not math.isclose(skip * interval, gap * h, rel_tol=1e-4):
+    if not math.isclose(skip * interval, gap * h, rel_tol=1e-4, abs_tol=skip * error):
         raise DataError(f"The snapshots of {path} are {interval:g} apart and the outer step is {h:g}: one must be a "
                         "whole multiple of the other; change training.stride or solver.dt.")
     return skip, gap
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

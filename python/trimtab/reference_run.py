@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from trimtab.state import SolverSpec
 
 CHUNK_BYTES = 2**25  # of the truth's states held at once
 SPIN_UP_STEPS = 256  # between two signs of life; part of a run's bits, because a recorded state is entered again
+SINGLE = 1.2e-7  # the distance of two neighbouring real32 numbers, of their size
 Opener = Callable[..., Solver]
 
 
@@ -43,7 +44,8 @@ class Recipe:
         interval: time between snapshots.
         snapshots, runs: their numbers.
         initial, perturbation, seed, filter, filter_width: see `ReferenceConfig`.
-        shapes: shape of each field of the solver, by name.
+        fields: (name, shape) of each field of the solver that the truth knows, in the solver's order: pairs, because the order of
+            a mapping is lost in JSON.
     """
 
     truth: Mapping[str, Any]
@@ -58,27 +60,37 @@ class Recipe:
     seed: int
     filter: str
     filter_width: float
-    shapes: Mapping[str, tuple[int, ...]]
+    fields: Sequence[tuple[str, Sequence[int]]]
 
     def to_json(self) -> str:
-        """As text, the same for the same parameters."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, default=dict)
+        """As text, the same for the same parameters; what is read back from it makes the same runs."""
+        return json.dumps(dataclasses.asdict(self), default=dict)
+
+    @property
+    def record(self) -> np.dtype[Any]:
+        """One snapshot in a part file, float64: its fields are found by their names."""
+        return np.dtype([(name, "<f8", tuple(shape)) for name, shape in self.fields])
 
 
-def whole_steps(time: float, dt: float, what: str) -> int:
+def whole_steps(time: float, dt: float, what: str, kind: str = "real64") -> int:
     """Number of steps dt in a time.
+
+    Args:
+        time, dt: in one unit.
+        what: is asked for, for the refusal.
+        kind: how the solver keeps dt; a real32 is off what the user wrote by up to 6e-8 of it.
 
     Raises:
         ConfigError: not a whole number, within rounding.
     """
     steps = round(time / dt)
-    if not math.isclose(steps * dt, time, rel_tol=1e-9, abs_tol=1e-12):
+    if not math.isclose(steps * dt, time, rel_tol=SINGLE if kind == "real32" else 1e-9, abs_tol=1e-12):
         raise ConfigError(f"{what} = {time:g} is not a whole number of steps dt = {dt:g}.")
     return steps
 
 
 def part_path(folder: Path, run: int) -> Path:
-    """File of one finished run: (snapshots, N) float64 in numpy's format."""
+    """File of one finished run: (snapshots,) records, see `Recipe.record`, in numpy's format."""
     return folder / f"run-{run:05d}.npy"
 
 
@@ -104,30 +116,32 @@ def make_run(recipe: Recipe, run: int, folder: Path, open_solver: Opener, *, wri
     coarse = open_solver(**recipe.coarse) if recipe.coarse else truth
     try:
         _filtered(recipe, truth.spec, np.zeros((1, truth.spec.size)))  # what does not fit is refused before the spin-up
-        stride = whole_steps(recipe.interval, truth.spec.dt, "reference.interval")
-        spin_up = [(truth, whole_steps(recipe.spin_up, truth.spec.dt, "reference.spin_up"))]
+        stride = whole_steps(recipe.interval, truth.spec.dt, "reference.interval", truth.spec.dt_kind)
+        spin_up = [(truth, whole_steps(recipe.spin_up, truth.spec.dt, "reference.spin_up", truth.spec.dt_kind))]
         if recipe.coarse:
-            spin_up.insert(0, (coarse, whole_steps(recipe.coarse_spin_up, coarse.spec.dt, "reference.coarse.spin_up")))
+            spin_up.insert(0, (coarse, whole_steps(recipe.coarse_spin_up, coarse.spec.dt, "reference.coarse.spin_up",
+                                                   coarse.spec.dt_kind)))
         work = sum(solver.spec.size * steps for solver, steps in spin_up)
         work += truth.spec.size * stride * (recipe.snapshots - 1)
         done = 0
         state = _initial(recipe, coarse, run, generator)
         for solver, steps in spin_up:
-            if state.shape[1] != solver.spec.size:
-                state = _refined(state, coarse.spec, solver.spec)
+            if solver is truth and coarse is not truth:
+                state = _handed_over(state, coarse.spec, truth.spec)
             for first in range(0, steps, SPIN_UP_STEPS):
                 inner = min(SPIN_UP_STEPS, steps - first)
                 state = solver.advance(state, 1, stride=inner).states[1]
                 done += inner * solver.spec.size
                 yield done / work
         chunk = max(1, CHUNK_BYTES // (8 * truth.spec.size))
-        with _part(part_path(folder, run), (recipe.snapshots, _size(recipe)), writes) as out:
-            out[:1], at = _filtered(recipe, truth.spec, state), 1
+        with _part(part_path(folder, run), recipe, writes) as out:
+            _store(out, 0, _filtered(recipe, truth.spec, state))
+            at = 1
             while at < recipe.snapshots:
                 count = min(chunk, recipe.snapshots - at)
                 states = truth.advance(state, count, stride=stride, time=(at - 1) * recipe.interval).states
                 if writes:
-                    out[at : at + count] = _filtered(recipe, truth.spec, states[1:, 0])
+                    _store(out, at, _filtered(recipe, truth.spec, states[1:, 0]))
                 state, at, done = states[-1].copy(), at + count, done + count * stride * truth.spec.size
                 yield done / work
     finally:
@@ -157,13 +171,13 @@ def work() -> None:
 
 
 @contextlib.contextmanager
-def _part(path: Path, shape: tuple[int, int], writes: bool) -> Iterator[np.ndarray]:
+def _part(path: Path, recipe: Recipe, writes: bool) -> Iterator[np.ndarray]:
     """The mapped part file, whole afterwards or absent; for a rank that does not write room for the first snapshot."""
     if not writes:
-        yield np.empty((1, shape[1]))
+        yield np.empty(1, recipe.record)
         return
     with replacing(path) as partial:
-        out = np.lib.format.open_memmap(partial, "w+", np.float64, shape)
+        out = np.lib.format.open_memmap(partial, "w+", recipe.record, (recipe.snapshots,))
         _reserve(partial)
         yield out
         out.flush()
@@ -177,8 +191,10 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _size(recipe: Recipe) -> int:
-    return sum(math.prod(shape) for shape in recipe.shapes.values())
+def _store(out: np.ndarray, at: int, fields: Mapping[str, np.ndarray]) -> None:
+    """Put (T, *shape) arrays of the fields into the records from number `at` on."""
+    for name, values in fields.items():
+        out[name][at : at + len(values)] = values
 
 
 def _initial(recipe: Recipe, solver: Solver, run: int, generator: np.random.Generator) -> np.ndarray:
@@ -232,12 +248,26 @@ def perturb(state: np.ndarray, spec: SolverSpec, amplitude: float, generator: np
     waves: dict[tuple[int, ...], np.ndarray] = {}
     parts = []
     for field, values in zip(spec.fields, spec.split(state).values(), strict=True):
-        if field.dtype.startswith("real"):
+        if field.dtype.startswith(("real", "float")):
             if field.shape not in waves:
                 waves[field.shape] = smooth_waves(field.shape, generator)
             values = values * (1 + amplitude * waves[field.shape])
         parts.append(values.reshape(1, -1))
     return np.concatenate(parts, axis=1)
+
+
+def _handed_over(state: np.ndarray, spec: SolverSpec, other: SolverSpec) -> np.ndarray:
+    """(1, N) of the cheaper solver as (1, N') of the truth's: fields by their names, a single one on a plane refined."""
+    if spec.size != other.size:
+        return _refined(state, spec, other)
+    shapes, others = ({one.name: one.shape for one in each.fields} for each in (spec, other))
+    if len(others) == 1 and list(shapes.values()) == list(others.values()):
+        return state
+    if shapes != others:
+        raise ConfigError(f"The fields of the spin-up in reference.coarse, {', '.join(shapes)}, are not those of the truth, "
+                          f"{', '.join(others)}: take a solver with the same fields, or leave reference.coarse out.")
+    views = spec.split(state)
+    return np.concatenate([views[name].reshape(1, -1) for name in others], axis=1)
 
 
 def _refined(state: np.ndarray, spec: SolverSpec, finer: SolverSpec) -> np.ndarray:
@@ -247,10 +277,10 @@ def _refined(state: np.ndarray, spec: SolverSpec, finer: SolverSpec) -> np.ndarr
     return refine(state.reshape(1, *spec.grid), (finer.grid[0], finer.grid[1])).reshape(1, -1)
 
 
-def _filtered(recipe: Recipe, spec: SolverSpec, states: np.ndarray) -> np.ndarray:
-    """(T, N of the truth) to (T, N of the solver)."""
-    views, parts = spec.split(states), []
-    for name, shape in recipe.shapes.items():
+def _filtered(recipe: Recipe, spec: SolverSpec, states: np.ndarray) -> dict[str, np.ndarray]:
+    """(T, N of the truth) to (T, *shape) of each field of the solver."""
+    views, filtered = spec.split(states), {}
+    for name, shape in recipe.fields:
         if name not in views:
             raise ConfigError(f"The truth's solver {spec.solver} has no field {name!r}; it has {', '.join(views)}.")
         view = views[name]
@@ -259,5 +289,5 @@ def _filtered(recipe: Recipe, spec: SolverSpec, states: np.ndarray) -> np.ndarra
         elif view.shape[1:] != tuple(shape):
             raise ConfigError(f"The field {name!r} has shape {view.shape[1:]} in the truth and {tuple(shape)} in the "
                               "solver; only fields on a plane can be filtered.")
-        parts.append(view.reshape(len(states), -1))
-    return np.concatenate(parts, axis=1)
+        filtered[name] = view
+    return filtered

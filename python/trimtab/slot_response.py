@@ -2,8 +2,8 @@
 """A slot's output that is no tendency of a field of its shape: grid to spectral coefficients, a flux through edges, a stress.
 
 Its way into the state is linear then, and `trimtab couple check` measures it: one forward step an output number, no adjoint, no
-transform written twice. The matrix R lies in a file beside the TOML, (N, m) float64 an output; an output c held over an outer
-step of length h moves the state by h R c.
+transform written twice. The matrix R lies in a file beside the TOML, (N, m) float64 an output, with the names of the state's
+fields, whose rows are found by them; an output c held over an outer step of length h moves the state by h R c.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from trimtab.files import replacing
 from trimtab.state import Field, SolverSpec
 
 LARGEST = 2**26   # numbers of a matrix: 512 MiB
+STATE = "fields of the state"  # the array in the file that holds their names and sizes
 RIDGE = 1e-10     # of the largest diagonal of R^T R: a mean that a transform drops is not blown up
 
 
@@ -39,6 +40,7 @@ class SlotResponse:
 
     def __init__(self, spec: SolverSpec, matrices: Mapping[str, np.ndarray], outputs: Mapping[str, Field]):
         self.matrices: dict[str, Tensor] = {}
+        self._fields = _described(spec)
         visible = spec.visible
         self._visible = slice(None) if visible is None else torch.from_numpy(visible)
         for name, matrix in matrices.items():
@@ -57,7 +59,9 @@ class SlotResponse:
         """
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return cls(spec, {name: stored[name] for name in stored.files}, outputs)
+                rows = _rows([str(one) for one in stored[STATE]], spec)
+                matrices = {name: stored[name] for name in stored.files if name != STATE}
+            return cls(spec, {name: one[rows] if len(one) == len(rows) else one for name, one in matrices.items()}, outputs)
         except (OSError, ValueError, EOFError, KeyError) as error:
             raise ConfigError(f"solver.weight names the response {path}, which cannot be read ({error}): let `trimtab couple "
                               "check` measure it anew.") from error
@@ -66,6 +70,7 @@ class SlotResponse:
         """Write the matrices, compressed: most of a local response is zeros."""
         with replacing(Path(path)) as partial, partial.open("wb") as file:
             arrays: dict[str, Any] = {name: matrix.numpy() for name, matrix in self.matrices.items()}
+            arrays[STATE] = np.array(self._fields)
             np.savez_compressed(file, **arrays)
 
     def transpose(self, name: str, lam: Tensor) -> Tensor:
@@ -94,3 +99,16 @@ class SlotResponse:
         square = self._stacked.T @ self._stacked
         largest = float(square.diagonal().max()) or 1.0
         return torch.linalg.cholesky(square + RIDGE * largest * torch.eye(square.shape[0], dtype=square.dtype))
+
+
+def _described(spec: SolverSpec) -> list[str]:
+    """Size and name of each field, in the order of the state."""
+    return [f"{one.size} {one.name}" for one in spec.fields]
+
+
+def _rows(stored: list[str], spec: SolverSpec) -> np.ndarray:
+    """(N,) the row of a stored matrix for each component of the state, whose fields may stand in another order by now."""
+    if sorted(stored) != sorted(_described(spec)):
+        raise ValueError(f"it was measured for the fields {', '.join(stored)}, sizes first")
+    starts = np.cumsum([0, *(int(one.split()[0]) for one in stored)])
+    return np.concatenate([np.arange(starts[at], starts[at + 1]) for at in (stored.index(one) for one in _described(spec))])

@@ -78,6 +78,7 @@ class SolverSpec:
         slots: named slots; empty where one network sees the state and returns its tendency.
         coefficient: what the slot takes when that is a coefficient of the solver's own tendency, with its shape and unit;
             None when it is the tendency of the state.
+        dt_kind: how the solver keeps dt, which decides how exactly a time can be a whole number of steps.
     """
 
     solver: str
@@ -88,6 +89,7 @@ class SolverSpec:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     slots: tuple[Slot, ...] = ()
     coefficient: Field | None = None
+    dt_kind: str = "real64"
 
     @property
     def size(self) -> int:

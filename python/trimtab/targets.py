@@ -13,7 +13,7 @@ import numpy as np
 
 from trimtab.errors import ConfigError, DataError
 from trimtab.observation import Estimate, observation_of
-from trimtab.reference_file import complete, find_interval, find_variables, match_interval, open_file
+from trimtab.reference_file import complete, find_interval, find_variables, interval_error, match_interval, open_file
 from trimtab.sections import ObservationConfig, ReferenceConfig
 from trimtab.state import SolverSpec
 
@@ -65,7 +65,10 @@ class Targets:
             runs, snapshots = self._variables[0].shape[:2]
             self.shape = (runs, snapshots, spec.size)
             self.interval = find_interval(self._file, self.path, spec.time_units)
-            self.skip, self.gap = match_interval(self.interval, h, self.path)
+            error = interval_error(self._file)
+            self.skip, self.gap = match_interval(self.interval, h, self.path, error)
+            if abs(self.interval - self.gap * h / self.skip) <= error:  # the same, as far as the stored times can tell
+                self.interval = self.gap * h / self.skip
             self._check_runs()
             self._values: np.ndarray | None = None
             self.in_memory = 8 * math.prod(self.shape) <= in_memory

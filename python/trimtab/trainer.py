@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import random
 import signal
@@ -23,6 +24,7 @@ from trimtab.crew import TIMES, Crew
 from trimtab.errors import CheckpointError, ConfigError, SolverError
 from trimtab.files import only_writer, replacing, writing
 from trimtab.gradient import get_gradient
+from trimtab.layout import check_fields
 from trimtab.learning import Movement, copied, make_optimiser
 from trimtab.loss import field_weights
 from trimtab.offline import Offline, fit_normalisation
@@ -316,6 +318,7 @@ class Trainer:
             self.optimiser = self._new_optimiser()
             log.info("begin with %s", self._provenance)
         else:
+            check_fields(saved, dataclasses.replace(self.whole, slots=self.solver.spec.slots), self.folder / "last.pt")
             self.at, self.best = Position(**saved["progress"]), saved["best"]
             self.optimiser = self._new_optimiser()
             self.correction.load_state_dict(saved["correction"])

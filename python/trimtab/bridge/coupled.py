@@ -347,7 +347,8 @@ def coupled_spec(name: str, described: Mapping[str, Any]) -> SolverSpec:
             raise ConfigError(f"The slot {slot.name} of {name} has no {'output' if slot.inputs else 'input'}: name it in "
                               "trimtab_describe.")
     parameters = {one["name"]: _number(one["value"]) for one in described["options"]}
-    return SolverSpec(name, float(described["dt"]), 1, fields, described["time_units"] or "1", parameters, slots)
+    return SolverSpec(name, float(described["dt"]), 1, fields, described["time_units"] or "1", parameters, slots,
+                      dt_kind=described.get("dt_kind") or "real64")
 
 
 def _field(name: str, one: Mapping[str, Any]) -> Field:

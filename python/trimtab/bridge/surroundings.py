@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import f90nml
-
+from trimtab.bridge.namelist import patch_namelist
 from trimtab.errors import ConfigError
 
 LOOKED_AT = 2**20  # bytes of a file that tell whether it was changed, with its size
@@ -63,7 +62,7 @@ class Surroundings:
         for one, groups in namelist.items():
             if Path(one).name not in self.copied:
                 raise ConfigError(f"solver.namelist changes {one!r}, which is in neither solver.files nor stdin: name it there.")
-            _patch(self.folder / Path(one).name, groups)
+            patch_namelist(self.folder / Path(one).name, groups)
         if not alone:
             self._given = {one: _fingerprint(one) for one in self.folder.rglob("*") if one.is_file()}
         if alone:
@@ -137,16 +136,3 @@ def _fingerprint(path: Path) -> tuple[int, bytes]:
     """Size, and a digest of the first bytes."""
     with path.open("rb") as file:
         return path.stat().st_size, hashlib.sha256(file.read(LOOKED_AT)).digest()
-
-
-def _patch(path: Path, groups: Any) -> None:
-    try:
-        known = f90nml.read(path)
-    except Exception as error:  # f90nml raises a dozen kinds for text that is no namelist
-        raise ConfigError(f"{path.name} cannot be read as a namelist: {error}.") from error
-    for group in groups:
-        if group.lower() not in known:
-            raise ConfigError(f"The namelist {path.name} has no group {group!r}; it has {', '.join(known)}.")
-    patched = path.with_suffix(".patched")
-    f90nml.patch(path, {group: dict(values) for group, values in groups.items()}, patched)
-    patched.replace(path)

@@ -30,7 +30,7 @@ from trimtab.coupling.finding import START, Finding, once, unchecked
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
-CHECKS = ("description", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
+CHECKS = ("description", "times", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
           "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
 ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without being looked at again
 RESTARTS = ("restart", "restart, long")

@@ -19,11 +19,13 @@ from trimtab.coupling.cold import check_cold
 from trimtab.coupling.finding import MEND, START, Finding
 from trimtab.coupling.restart import check_long_restart, check_restart
 from trimtab.coupling.start import check_again, check_random, check_runs, check_start
+from trimtab.coupling.times import check_times
 from trimtab.coupling.weight import check_weight
 from trimtab.errors import TrimtabError
 
 PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
     "description": checks.check_description,
+    "times": check_times,
     "files": checks.check_files,
     "empty slot": checks.check_empty_slot,
     START: check_start,
