@@ -105,7 +105,7 @@ def check_gradients(
         scale, name = _time_scale(experiment, solver, first)
         table = gradcheck(solver, correction, first, observed, lengths, gradients=_variants(training, gradients),
                           directions=directions, stride=training.stride, leads=leads, time_scale=scale, time_name=name,
-                          seed=training.seed, components=targets.observation.components, scale=divided_by, progress=progress)
+                          seed=training.seed, components=targets.counted, scale=divided_by, progress=progress)
     finally:
         solver.close()
     folder = Path(out) if out else run.folder if run else Path("runs") / (experiment.name or experiment.solver.name)

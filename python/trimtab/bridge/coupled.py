@@ -93,9 +93,9 @@ class CoupledSolver(SlotViews):
                 self.spec = coupled_spec(name, described)
                 _check_options(name, options, described["options"])
                 self._divide(described, comm)
-                self.library.shake_hands(self.spec.size)
                 self._initial = np.empty((1, self.spec.size))
                 self.library.get_state(self._initial[0])
+                self.library.shake_hands(self._initial[0].copy())
             self.weight = SlotWeight(self.spec, weight or {})
         except BaseException:
             self.surroundings.close()
