@@ -84,7 +84,7 @@ class CoupledSolver(SlotViews):
                  namelist: Mapping[str, Any] | None = None, weight: Mapping[str, Any] | None = None, alone: bool = False,
                  comm: Any = None, **options: Any):
         configure_runtime()
-        self.surroundings = Surroundings(name, files, stdin, namelist or {}, alone=alone)
+        self.surroundings = Surroundings(name, files, stdin, namelist or {}, alone=alone, comm=comm)
         try:
             self.library = Library(library, self.surroundings, comm)
             with self.surroundings.entered():

@@ -46,7 +46,7 @@ class Library:
             raise ConfigError(f"There is no library {path} in {Path.cwd()}: build it with make, and call trimtab where the "
                               "TOML is.")
         communicator = start_mpi(path, comm)
-        self.private = surroundings.folder / path.name
+        self.private = surroundings.own / path.name
         shutil.copy(path, self.private)
         try:
             self._dll = ctypes.PyDLL(str(self.private))
