@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A code on several ranks with all that such codes have: hidden fields of every sort, a point that two ranks hold, a file that one
-rank writes and all read, and MPI_ABORT with the code 0."""
+"""A code on several ranks with all that such codes have: hidden fields of every sort, a point that two ranks hold, a file that
+one rank writes and all read, and MPI_ABORT with the code 0."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_blocks import LIMIT, TRAIN, assert_same_training, build, changed, mpirun, needs_mpi
 
 import trimtab
+from test_blocks import LIMIT, assert_same_training, build, changed, mpirun, needs_mpi
 from trimtab.blocks import Division, check_blocks
 from trimtab.bridge.scratch import Scratch
 from trimtab.config import load_experiment
@@ -35,8 +35,9 @@ CODE = {
                          "    read (unit, *) passed\n    close (unit)\n"
                          "    allocate (v(nx, rows + 1), t_old(nx, rows), source=0d0)\n    allocate (t(nx",
     "  subroutine step()\n": "  subroutine faces()       ! the last face here is the next rank's first\n    integer :: code\n"
-                             "    if (rank < ranks - 1) call MPI_Recv(v(1, rows + 1), nx, MPI_DOUBLE_PRECISION, rank + 1, 3, comm, &\n"
-                             "                                        MPI_STATUS_IGNORE, code)\n"
+                             "    if (rank < ranks - 1) &\n"
+                             "      call MPI_Recv(v(1, rows + 1), nx, MPI_DOUBLE_PRECISION, rank + 1, 3, &\n"
+                             "                    comm, MPI_STATUS_IGNORE, code)\n"
                              "    if (rank > 0) call MPI_Send(v(1, 1), nx, MPI_DOUBLE_PRECISION, rank - 1, 3, comm, code)\n"
                              "  end subroutine faces\n\n  subroutine step()\n",
     "    call halo(t)\n    call tendency(t)\n": "    call halo(t)\n    v = v + dt*(t(:, 1:rows + 1) - t(:, 0:rows))\n"
@@ -143,7 +144,7 @@ def test_a_point_that_two_ranks_describe_is_refused_with_what_to_do():
     def described(rows: int, before: int) -> Division:
         return Division(SolverSpec("sea", 0.1, 1, (Field("v", "v", "m/s", ("edge",), (rows,)),)), {"edge": (6, before)})
 
-    with pytest.raises(ConfigError, match="overlap.*described by one of them.*end of trimtab_set_state and after each trimtab_add"):
+    with pytest.raises(ConfigError, match=r"overlap.*described by one of them.*end of trimtab_set_state and after each"):
         check_blocks(described(4, 0), [described(4, 0).places, described(3, 3).places])
     check_blocks(described(3, 0), [described(3, 0).places, described(3, 3).places])
 
@@ -162,6 +163,6 @@ class Apart:
 
 def test_ranks_that_see_no_folder_together_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="2 ranks that share sea see no folder together.*set TMPDIR"):
+    with pytest.raises(ConfigError, match=r"2 ranks that share sea see no folder together.*set TMPDIR"):
         Scratch("sea", Apart())
     assert not list(Path().iterdir())

@@ -7,10 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import trimtab
+from trimtab.bridge.compiled import installed
 from trimtab.bridge.templates import lay_down
+from trimtab.checkpoint import build_correction, load_correction, provenance, save_checkpoint, slots_of, state_of
+from trimtab.config import dump_experiment, parse_experiment
 
 LIMIT = 120
 CODE = """
@@ -147,6 +153,28 @@ contains
   end function minus
 end program main
 """
+# The same with a correction that Python runs.
+EMBEDDED = """
+program main
+  use ring
+  use trimtab_production
+  implicit none
+  character(:), allocatable :: message
+  character(8) :: word
+  integer :: bad, k
+  call get_command_argument(1, word)
+  read (word, *) way
+  call trimtab_load_correction('ring', 'RUN', bad, message)
+  if (bad /= 0) error stop message
+  do k = 1, 3
+    call step()
+    call trimtab_check_correction(bad, message)
+    if (bad /= 0) exit
+  end do
+  print '(a, i0, a, 8z17.16)', 'bad ', bad, ' x', transfer(x, [0_8])
+  if (bad /= 0) print '(a)', message
+end program main
+"""
 DRIVE = """
 import sys, numpy as np, torch, trimtab
 class Minus(torch.nn.Module):
@@ -180,8 +208,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def ended(*command: object, **options: str) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=LIMIT,
+def ended(*command: object, cwd: Path | None = None, **options: str) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=LIMIT, cwd=cwd,
                           env={**os.environ, "OMP_NUM_THREADS": "4", "TRIMTAB_THREADS": "1", **options})
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -200,3 +228,51 @@ def test_the_program_drives(folder):
         assert "status 0 calls 1 x  0.800000" in ended(folder / "main", way)
     said = ended(folder / "main", 2)
     assert "status 1" in said and "several threads at once" in said and said.count("trimtab:") == 1
+
+
+@pytest.fixture(scope="module")
+def embedded(folder):
+    """A program whose correction Python runs, and the state after three steps as Python drives them."""
+    if installed("libtrimtab_embed") is None:
+        pytest.skip("this Python has no shared library")
+    bridge, objects = Path(__file__).parent.parent / "bridge", ["build/trimtab_slot.o"]
+    (folder / "embedded.f90").write_text(EMBEDDED)
+    for name in ("compiled", "exported", "open"):
+        objects.append(f"build/{name}.o")
+        subprocess.run(["gcc", "-O1", "-c", str(bridge / f"{name}.c"), "-o", objects[-1]], cwd=folder, check=True)
+    subprocess.run(["gfortran", "-O1", "-fopenmp", "-J", "build", "trimtab.f90", "ring.f90", "adapter.f90",
+                    str(bridge / "production.f90"), "embedded.f90", *objects, "-ldl", "-lm", "-o", "embedded"], cwd=folder,
+                   check=True)
+    experiment = parse_experiment(f"""
+[solver]
+name = "ring"
+library = "{folder}/libring.so"
+isolation = "none"
+[network]
+name = "MLP"
+sizes = [8, 64, 8]
+""", "test")
+    with trimtab.open_solver("ring", **experiment.solver.options) as solver:
+        text = dump_experiment(experiment)
+        (folder / "RUN").mkdir()
+        (folder / "RUN" / "experiment.toml").write_text(text)
+        save_checkpoint(folder / "RUN" / "best.pt", {
+            "experiment": text, "state": state_of(solver.spec), "slots": slots_of(solver.spec), "best": None, "optimiser": None,
+            "random": None, "progress": {}, "history": [], "folder": str(folder), **provenance(),
+            "correction": build_correction(experiment, solver.spec).state_dict()})
+        correction = load_correction(folder / "RUN" / "best.pt", solver.spec)
+        end = solver.advance(solver.initial_state(), 3, correction=correction).states[-1, 0]
+        assert not np.array_equal(end, solver.advance(solver.initial_state(), 3).states[-1, 0])
+    return folder, end
+
+
+@pytest.mark.parametrize("way", [0, 1, 2, 3])
+def test_the_program_drives_and_python_answers(embedded, way):
+    folder, end = embedded
+    said = ended(folder / "embedded", way, cwd=folder, TRIMTAB_PYTHON=sys.executable,
+                 TRIMTAB_EMBED=str(installed("libtrimtab_embed")))
+    if way == 2:
+        assert "bad 1" in said and "several threads at once" in said, said
+    else:
+        numbers = re.search(r"bad 0 x((?: [0-9A-F]{16}){8})", said)
+        assert numbers and [int(one, 16) for one in numbers[1].split()] == end.view(np.uint64).tolist(), said

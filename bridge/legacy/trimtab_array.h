@@ -83,7 +83,7 @@ static bool fail(int64_t code, const char *format, ...)
 /* A program that drives itself may never ask for the status. */
 static void tell_alone(void)
 {
-    if (!T->go_on) fprintf(stderr, "trimtab: %s; the run goes on without the correction\n", T->sentence);
+    if (!T->go_on) fprintf(stderr, "trimtab: %s; the run goes on without it\n", T->sentence);
 }
 
 /* Fortran text without its blanks at the end. */

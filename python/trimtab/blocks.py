@@ -11,6 +11,9 @@ import numpy as np
 from trimtab.errors import ConfigError
 from trimtab.state import Field, SolverSpec
 
+SHARED = (" A point that two ranks hold (a face or vertex between blocks) is described by one of them, and sent to the other at "
+          "the end of trimtab_set_state and after each trimtab_add to it.")
+
 
 class Division:
     """What a rank holds of a domain whose dimensions, some of them, are divided.
@@ -112,8 +115,7 @@ def check_blocks(division: Division, all_places: list[np.ndarray]) -> None:
         if division.divided(one):
             if (found != 1).any():
                 wrong = "overlap" if found.max() > 1 else "leave points out"
-                shared = " A point that two ranks hold (a face or vertex between blocks) is described by one of them, and sent to " \
-                    "the other at the end of trimtab_set_state and after each trimtab_add to it." if found.max() > 1 else ""
+                shared = SHARED if found.max() > 1 else ""
                 raise ConfigError(f"The blocks of {one.name} in the adapter of {name} {wrong}: see what trimtab_block is told on "
                                   f"each rank, and describe fields without their halo.{shared}")
         elif not one.hidden:

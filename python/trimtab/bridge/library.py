@@ -107,7 +107,8 @@ class Library:
         """Send the code's own state through the adapter, and have kind, number and value checked on the other side.
 
         Args:
-            state: (N,) contiguous float64, as `get_state` has just returned it: the code keeps it whatever trimtab_set_state does.
+            state: (N,) contiguous float64, as `get_state` has just returned it: the code keeps it, whatever trimtab_set_state
+                does.
 
         Raises:
             ConfigError: what arrived is not what was sent.

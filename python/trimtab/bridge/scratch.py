@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -37,7 +38,7 @@ class Scratch:
             return
         # Ranks on other hosts may not see this one's folder for temporary files; the current one holds what training writes.
         for parent in (None, Path.cwd()):
-            self._root = by_first(comm, lambda place=parent: _make(name, place, ranks))
+            self._root = by_first(comm, functools.partial(_make, name, parent, ranks))
             self.folder, self.own = self._root / "code", self._root / "ranks" / str(comm.rank)
             if all(comm.allgather(self.own.is_dir())):
                 return
@@ -72,9 +73,9 @@ def by_first(comm: Any, work: Callable[[], Made]) -> Made:
             made = work(), None
         except Exception as error:
             made = None, error
-    answer, error = comm.bcast(made, root=0)
-    if error is not None:
-        raise error
+    answer, failure = comm.bcast(made, root=0)
+    if failure is not None:
+        raise failure
     found: Made = answer
     return found
 

@@ -24,7 +24,7 @@ THROUGH = ("DW_TAG_const_type", "DW_TAG_restrict_type", "DW_TAG_typedef", "DW_TA
 MOST_PARTS = 100_000    # components of one variable, all elements and all that they point to counted
 ADDRESS = 3             # DW_OP_addr
 WORD = 8                # bytes of an address
-DESCRIPTOR, DIMENSION = 64, 24  # bytes of gfortran's array descriptor with one dimension less, and of one more: 64 + 24 (rank - 1)
+DESCRIPTOR, DIMENSION = 64, 24  # bytes of gfortran's array descriptor of rank 1, and of each further dimension
 
 Span = Callable[[bytes], tuple[int, int] | None]
 
@@ -38,7 +38,7 @@ class Layout:
         kind: "plain", "structure", "fixed" (an array that stands there), "descriptor" (one that is allocated or pointed to) or
             "pointer".
         members: of a structure, (name, offset, layout).
-        inner: of an array its element, of a pointer what it points to; else none of any size.
+        _inner: of an array its element, of a pointer what it points to.
         count: elements of a fixed array.
         points: of an array that is pointed to, and not allocated.
     """
@@ -46,12 +46,15 @@ class Layout:
     size: int
     kind: str = "plain"
     members: list[tuple[str, int, Layout]] = field(default_factory=list)
-    inner: Layout = field(default_factory=lambda: NOTHING)
+    _inner: Layout | None = None
     count: int = 1
     points: bool = False
 
-
-NOTHING = Layout(0, inner=None)  # type: ignore[arg-type]
+    @property
+    def inner(self) -> Layout:
+        """What an array or a pointer leads to."""
+        assert self._inner is not None
+        return self._inner
 
 
 class Unreadable(Exception):
@@ -173,10 +176,10 @@ def _layout(die: Any, types: dict[int, Layout]) -> Layout:
     elif die.tag == "DW_TAG_pointer_type":
         layout.size = WORD
         if inner is not None and inner.tag != "DW_TAG_subroutine_type":
-            layout.kind, layout.inner = "pointer", _layout(inner, types)
+            layout.kind, layout._inner = "pointer", _layout(inner, types)
     elif die.tag == "DW_TAG_array_type" and inner is not None:
         ranges = [one for one in die.iter_children() if one.tag == "DW_TAG_subrange_type"]
-        layout.inner = _layout(inner, types)
+        layout._inner = _layout(inner, types)
         if "DW_AT_data_location" in die.attributes:
             layout.points = "DW_AT_associated" in die.attributes
             layout.kind, layout.size = "descriptor", DESCRIPTOR + DIMENSION * (len(ranges) - 1)
