@@ -14,7 +14,9 @@ import torch
 
 import trimtab
 from trimtab.bridge.templates import lay_down
+from trimtab.coupling.response import measure_responses
 from trimtab.errors import ConfigError
+from trimtab.state import Field, SolverSpec
 
 N = 6
 CODE = """
@@ -195,3 +197,16 @@ def test_a_helper_that_makes_no_copy_is_fine(opening):
     solver = opening(copy=4)
     assert np.array_equal(solver.advance(solver.initial_state(), 3).states[:, 0, :N],
                           opening().advance(start()[None], 3).states[:, 0, :N])
+
+
+def test_an_output_on_a_large_grid_is_refused_with_what_helps():
+    """As of a spectral code with a grid of 192 by 192 points, which takes a matrix of 36,864 columns."""
+    class Spectral:
+        spec = SolverSpec("waves", 0.1, 1, (Field("c", "c", "1", ("n", "part"), (2000, 2)),))
+        stride, seconds = 1, 1e-3
+
+    grid = Field("heat", "heat", "1", ("y", "x"), (192, 192))
+    (finding,), steady, responses = measure_responses(Spectral(), {"heat": (slice(0, grid.size), grid)}, grid.size)
+    assert (finding.state, steady, responses) == ("bad", {}, None) and "36864 steps" in finding.found
+    for help in ("let the network end in the transform", "describe that field on this grid", "trimtab_set_state"):
+        assert help in finding.remedy
