@@ -10,14 +10,19 @@
 #include <stdint.h>
 
 /* Calls context(address of the states, n, members, weight), which returns the address of the tendencies.
- * Python's lock is held: only Python calls a solver whose slot holds this. The reference to the callable is the caller's. */
+ * Only Python calls a solver whose slot holds this, and its lock is held in that thread alone: in another one (of an OpenMP region) the
+ * answer is a failure, as Python can neither run nor wait there. The reference to the callable is the caller's. */
 static void *call_python(void *context, void *state, int64_t n, int64_t members, double weight)
 {
-    PyObject *arguments[] = {NULL, PyLong_FromVoidPtr(state), PyLong_FromLongLong(n), PyLong_FromLongLong(members),
-                             PyFloat_FromDouble(weight)};
-    PyObject *answer = NULL;
+    PyObject *arguments[5] = {NULL}, *answer = NULL;
     void *tendency = NULL;
 
+    if (!PyGILState_Check())
+        return NULL;
+    arguments[1] = PyLong_FromVoidPtr(state);
+    arguments[2] = PyLong_FromLongLong(n);
+    arguments[3] = PyLong_FromLongLong(members);
+    arguments[4] = PyFloat_FromDouble(weight);
     if (arguments[1] && arguments[2] && arguments[3] && arguments[4])
         answer = PyObject_Vectorcall((PyObject *)context, arguments + 1, 4 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     for (int i = 1; i <= 4; i++)

@@ -7,6 +7,7 @@
 #include "trimtab_slot.h"
 #include <ISO_Fortran_binding.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -47,6 +48,11 @@ typedef struct {
     kind_t clock_kind;
     int n_fields, n_slots, n_options, n_blocks;
     bool described, recording, refreshing, communicator_given, communicator_asked;
+    bool placed;            /* the fields lie where trimtab_to_fields put a state, and nobody has looked since */
+    char *frame;            /* where the stack of trimtab_describe begins while it runs, else null */
+    int failing, inside;    /* locks: of the sentence, of the present slot */
+    bool driven;            /* a driver says which thread is its own */
+    pthread_t driver, owner; /* and that of the call of the present slot */
     int (*go_on)(void);
     slot_t *present, slots[MOST_SLOTS];
     item_t fields[MOST_FIELDS];
@@ -62,15 +68,23 @@ __attribute__((constructor)) static void make_table(void)
     T->terminal = -1;
 }
 
-/* Keep the first failure. */
-static void fail(int64_t code, const char *format, ...)
+/* Keep the first failure; whether this is it. Several threads may fail at once. */
+static bool fail(int64_t code, const char *format, ...)
 {
     va_list list;
-    if (T->status) return;
-    T->status = code;
+    if (T->status || __sync_lock_test_and_set(&T->failing, 1)) return false;
     va_start(list, format);
     vsnprintf(T->sentence, sizeof T->sentence, format, list);
     va_end(list);
+    __sync_synchronize();
+    T->status = code;
+    return true;
+}
+
+/* A program that drives itself may never ask for the status. */
+static void tell_alone(void)
+{
+    if (!T->go_on) fprintf(stderr, "trimtab: %s; the run goes on without it\n", T->sentence);
 }
 
 /* Fortran text without its blanks at the end. */

@@ -5,6 +5,9 @@
 #include "trimtab_block.h"
 #include <math.h>
 
+#define COPY "a local variable of it, or a copy that the compiler makes for an argument of explicit shape (a(n)) or an expression; give " \
+    "trimtab_field and trimtab_hidden the array of your module or COMMON itself, or a section of it, and allocate nothing in there"
+
 static item_t *item(item_t *list, int *count, int most, const CFI_cdesc_t *array, const CFI_cdesc_t *name,
                     const CFI_cdesc_t *units, const CFI_cdesc_t *dims, const char *what)
 {
@@ -51,11 +54,14 @@ static slot_t *make(const char *name)
 static void describe(void)
 {
     int before = T->n_fields;
+    char *outer = T->frame, here;
     T->refreshing = T->described;
     T->n_fields = T->n_blocks = 0;
     for (int i = 0; i < T->n_slots; i++) T->slots[i].ins = T->slots[i].outs = 0, T->slots[i].n = T->slots[i].m = 0;
     T->present = NULL;
+    T->frame = &here;
     trimtab_describe();
+    T->frame = outer;
     T->present = NULL;
     if (!T->status && T->described && T->n_fields != before)
         fail(TRIMTAB_REFUSED, "trimtab_describe named %d fields at first and %d now: it must always name the same", before, T->n_fields);
@@ -83,6 +89,9 @@ void trimtab_f_field(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdes
     if (T->refreshing && T->n_fields < MOST_FIELDS) memcpy(known, T->fields[T->n_fields].name, WORD);
     int64_t size = T->refreshing ? T->fields[T->n_fields].array.size : -1;
     item_t *one = item(T->fields, &T->n_fields, MOST_FIELDS, array, name, units, dims, "fields");
+    uintptr_t here = (uintptr_t)&size, frame = (uintptr_t)T->frame, base = one ? (uintptr_t)one->array.base : 0;
+    if (one && frame && ((here < base && base < frame) || (frame < base && base < here)))
+        fail(TRIMTAB_REFUSED, "the field %s is described by memory that trimtab_describe has only while it runs: " COPY, one->name);
     if (one && size >= 0 && one->array.size != size)
         fail(TRIMTAB_REFUSED, "the field %s had %lld numbers at first and has %lld now: a state keeps its size", one->name,
              (long long)size, (long long)one->array.size);
@@ -145,10 +154,33 @@ static void put_items(char *text, int64_t room, int64_t *at, const char *key, co
     put(text, room, at, "]");
 }
 
+/* Describe twice without a step between, the second time with memory of the fields' sizes taken from the heap: what lies elsewhere then
+ * is a copy that the compiler made, and what would be written there went astray. */
+static void describe_twice(void)
+{
+    char *before[MOST_FIELDS];
+    void *taken[MOST_FIELDS];
+    int n;
+    describe();
+    n = T->n_fields;
+    for (int i = 0; i < n; i++) {
+        before[i] = T->fields[i].array.base;
+        taken[i] = malloc((size_t)(T->fields[i].array.size * WIDTH[T->fields[i].array.kind] + 1));
+    }
+    if (!T->status) describe();
+    for (int i = 0; i < n; i++) {
+        if (!T->status && T->fields[i].array.base != before[i])
+            fail(TRIMTAB_REFUSED, "the field %s lies elsewhere at the second call of trimtab_describe, though no step was made between: " COPY,
+                 T->fields[i].name);
+        free(taken[i]);
+    }
+}
+
 int64_t trimtab_slot_description(char *text, int64_t length)
 {
     int64_t at = 0;
-    describe();
+    if (!T->status && T->go_on && !T->described) describe_twice();
+    else describe();
     if (T->status) return 0;
     put(text, length, &at, "{\"version\": %d, \"dt\": %.17g, ", TRIMTAB_SLOT_VERSION, T->clock_dt);
     put_word(text, length, &at, "time_units", T->clock_units);

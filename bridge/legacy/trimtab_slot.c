@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Named slots, and the fields of a code as it describes them; see trimtab_slot.h and trimtab.f90. */
-#include "trimtab_describe.h"
+#include "trimtab_state.h"
 #include "trimtab_stop.h"
-#include <math.h>
+#include "trimtab_thread.h"
 
-/* ---- failures, the state */
+/* ---- failures */
 
 void trimtab_f_refuse(const CFI_cdesc_t *why)
 {
@@ -20,64 +20,19 @@ int64_t trimtab_slot_status(char *text, int64_t length)
 }
 
 void trimtab_slot_refuse(const char *sentence) { fail(TRIMTAB_CORRECTION_FAILED, "%s", sentence); }
-void trimtab_slot_clear(void) { T->status = 0; }
+void trimtab_slot_clear(void)
+{
+    T->status = 0;
+    __sync_lock_release(&T->failing);
+}
+
 void trimtab_slot_go_on(int (*ask)(void)) { T->go_on = ask; }
-void trimtab_slot_handshake(int64_t n) { T->handshake = n; }
+void trimtab_slot_handshake(int64_t on) { T->handshake = on; }
 
 bool trimtab_f_go_on(void)
 {
-    if (!T->status && T->go_on && T->go_on()) fail(TRIMTAB_INTERRUPTED, "the rollout was interrupted");
+    if (!T->status && T->go_on && on_driver() && T->go_on()) fail(TRIMTAB_INTERRUPTED, "the rollout was interrupted");
     return !T->status;
-}
-
-/* The state as the adapter hands it over, checked against the fields. */
-static char *state_of(const CFI_cdesc_t *state)
-{
-    array_t a;
-    int64_t n = T->handshake;
-    if (!T->handshake) {
-        describe();
-        for (int i = 0; i < T->n_fields; i++) n += T->fields[i].array.size;
-    }
-    if (T->status || !view(state, "the state in trimtab_get_state or trimtab_set_state", &a)) return NULL;
-    if (a.kind != REAL8 || a.size != n || a.rank != 1 || (n > 1 && a.stride[0] != 8)) {
-        fail(TRIMTAB_REFUSED, "the state in trimtab_get_state and trimtab_set_state is %lld numbers of kind %s, where Python has %lld "
-             "of real64: declare it real(c_double) :: state(n), and leave out -freal-8-real-4 and its kin for the adapter",
-             (long long)a.size, KIND[a.kind], (long long)n);
-        return NULL;
-    }
-    return a.base;
-}
-
-void trimtab_f_from_fields(CFI_cdesc_t *state)
-{
-    char *memory = state_of(state);
-    if (!memory) return;
-    for (int i = 0; i < T->n_fields; memory += 8 * T->fields[i++].array.size) {
-        walk(T->fields[i].array, 'r', memory, 8, 0);
-        if (T->fields[i].array.kind == INT8)
-            for (int64_t k = 0; k < T->fields[i].array.size; k++)
-                if (fabs(((double *)memory)[k]) > 9007199254740992.0)
-                    fail(TRIMTAB_REFUSED, "the field %s holds whole numbers beyond 2**53, which real64 does not: describe its halves as "
-                         "integer(4)", T->fields[i].name);
-    }
-}
-
-void trimtab_f_to_fields(const CFI_cdesc_t *state)
-{
-    char *memory = state_of(state);
-    if (!memory) return;
-    if (T->handshake) {
-        for (int64_t i = 0; i < T->handshake; i++)
-            if (((double *)memory)[i] != (double)(i + 1)) {
-                fail(TRIMTAB_REFUSED, "number %lld of the state was sent as %lld and arrived as %g: Fortran and Python differ in kind or "
-                     "byte order", (long long)i + 1, (long long)i + 1, ((double *)memory)[i]);
-                break;
-            }
-        T->handshake = 0;
-        return;
-    }
-    for (int i = 0; i < T->n_fields; memory += 8 * T->fields[i++].array.size) walk(T->fields[i].array, 'w', memory, 8, 0);
 }
 
 /* ---- slots */
@@ -198,12 +153,14 @@ bool trimtab_f_filled(const CFI_cdesc_t *name)
     if (T->status) return false;
     text_of(name, word, WORD);
     slot = find(word);
-    if (!slot || !slot->function) return false;
+    if (!slot || !slot->function || !enter(true)) return false;
     if (!T->described && !slot->declared) describe();
-    if (!roomy(slot)) return false;
-    T->present = slot;
-    slot->given = 0;
-    slot->answer = NULL;
+    if (!T->status && roomy(slot)) {
+        T->present = slot;
+        slot->given = 0;
+        slot->answer = NULL;
+    }
+    leave();
     return !T->status;
 }
 
@@ -238,16 +195,18 @@ static item_t *port_of(const CFI_cdesc_t *array, const CFI_cdesc_t *name, int ou
 void trimtab_f_give(const CFI_cdesc_t *array, const CFI_cdesc_t *name)
 {
     array_t a;
+    if (!enter(false)) return;
     item_t *one = port_of(array, name, 0, &a);
-    if (!one) return;
-    walk(a, 'r', (char *)T->present->inputs + T->present->bytes * one->at, T->present->bytes, 0);
-    T->present->given += a.size;
+    if (one) {
+        walk(a, 'r', (char *)T->present->inputs + T->present->bytes * one->at, T->present->bytes, 0);
+        T->present->given += a.size;
+    }
+    leave();
 }
 
-void trimtab_f_ask(void)
+static void ask(void)
 {
     slot_t *slot = T->present;
-    if (T->status || !slot) return;
     if (slot->given != slot->n) {
         fail(TRIMTAB_REFUSED, "the slot %s was given %lld of its %lld inputs: call trimtab_give once for each before trimtab_ask",
              slot->name, (long long)slot->given, (long long)slot->n);
@@ -263,10 +222,17 @@ void trimtab_f_ask(void)
     if (slot->answer) return;
     const char *why = slot->explain ? slot->explain(slot->context) : "";
     fail(TRIMTAB_CORRECTION_FAILED, "the correction in the slot %s failed%s%s", slot->name, *why ? ": " : " or never ran", why);
-    if (!T->go_on) fprintf(stderr, "trimtab: %s; the run goes on without it\n", T->sentence);  /* nobody else asks for the status */
+    tell_alone();
 }
 
-void trimtab_f_add(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *factor)
+void trimtab_f_ask(void)
+{
+    if (!enter(false)) return;
+    ask();
+    leave();
+}
+
+static void add(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *factor)
 {
     array_t a, f;
     double by = 1;
@@ -279,4 +245,11 @@ void trimtab_f_add(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_
     if (a.kind != REAL4 && a.kind != REAL8) fail(TRIMTAB_REFUSED, "%s is %s: only real and complex arrays can be added to", one->name, KIND[a.kind]);
     else if (!T->present->answer) fail(TRIMTAB_REFUSED, "trimtab_add comes after trimtab_ask, and the slot %s was not asked", T->present->name);
     else walk(a, 'a', (char *)T->present->answer + T->present->bytes * one->at, T->present->bytes, by);
+}
+
+void trimtab_f_add(CFI_cdesc_t *array, const CFI_cdesc_t *name, const CFI_cdesc_t *factor)
+{
+    if (!enter(false)) return;
+    add(array, name, factor);
+    leave();
 }

@@ -9,7 +9,7 @@
 #define TRIMTAB_SLOT_H
 #include <stdint.h>
 
-#define TRIMTAB_SLOT_VERSION 1
+#define TRIMTAB_SLOT_VERSION 2
 
 enum { TRIMTAB_OK = 0, TRIMTAB_REFUSED = 1, TRIMTAB_CORRECTION_FAILED = 6, TRIMTAB_INTERRUPTED = 7 };
 
@@ -46,8 +46,12 @@ void trimtab_slot_communicator(int64_t communicator);
 void trimtab_slot_go_on(int (*ask)(void));
 /* The code runs from here on (until -1): if it ends the process, a sentence with the last words of its log goes to the descriptor. */
 void trimtab_slot_entered(int64_t descriptor, const char *log);
-/* The next trimtab_set_state(n, 1 ... n) checks what arrives instead of storing it. */
-void trimtab_slot_handshake(int64_t n);
+/* Unless 0: from here on trimtab_set_state, given what trimtab_get_state has just returned, checks what arrives instead of storing it. */
+void trimtab_slot_handshake(int64_t on);
+/* After trimtab_set_state(n, state): whether the fields still lie where the state was put. Returns a status. */
+int64_t trimtab_slot_settled(const double *state);
+/* The thread that calls this drives the code: a slot that is called from another one fails. */
+void trimtab_slot_driver(void);
 /* Calls of a slot ("" for all) since the program began. */
 int64_t trimtab_slot_calls(const char *name);
 /* Memory of what each slot saw at its first call since trimtab_slot_record(), all slots one after the other, float64. */

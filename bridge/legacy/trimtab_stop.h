@@ -64,18 +64,35 @@ static void ended(int status)
     if (tell_the_end("most likely with a STOP", status)) _exit(status ? status : 1);
 }
 
-/* By MPI's profiling interface (MPI 4.1, chapter 15): a code's call of MPI_ABORT comes here first. Weak, as serial builds bring their own. */
+/* By MPI's profiling interface (MPI 4.1, chapter 15): a code's call of MPI_ABORT comes here first. Weak, as serial builds bring their own.
+ * A code that Python runs has failed for it, also with a code of 0, which mpirun would end with; a program of its own ends as it says. */
+static int aborted(int code)
+{
+    int status = T->terminal < 0 || code ? code : 1;
+    tell_the_end("by MPI_ABORT", code);
+    T->terminal = -1;
+    return status;
+}
+
 #define ABORT(NAME) \
     extern void p##NAME(int *, int *, int *) __attribute__((weak)); \
     __attribute__((weak)) void NAME(int *communicator, int *code, int *error) \
     { \
-        tell_the_end("by MPI_ABORT", *code); \
-        T->terminal = -1; \
-        if (p##NAME) p##NAME(communicator, code, error); \
-        _exit(*code ? *code : 1); \
+        int status = aborted(*code); \
+        if (p##NAME) p##NAME(communicator, &status, error); \
+        _exit(status ? status : 1); \
     }
 ABORT(mpi_abort_)
 ABORT(mpi_abort_f08_)
+
+/* C's: a communicator is a number or an address, one register in either case. */
+extern int PMPI_Abort(void *communicator, int code) __attribute__((weak));
+__attribute__((weak)) int MPI_Abort(void *communicator, int code)
+{
+    int status = aborted(code);
+    if (PMPI_Abort) PMPI_Abort(communicator, status);
+    _exit(status ? status : 1);
+}
 
 /* MPI that runs already is not begun again, and not ended under Python. */
 extern int MPI_Initialized(int *found) __attribute__((weak));

@@ -11,6 +11,9 @@ import numpy as np
 from trimtab.errors import ConfigError
 from trimtab.state import Field, SolverSpec
 
+SHARED = (" A point that two ranks hold (a face or vertex between blocks) is described by one of them, and sent to the other at "
+          "the end of trimtab_set_state and after each trimtab_add to it.")
+
 
 class Division:
     """What a rank holds of a domain whose dimensions, some of them, are divided.
@@ -112,8 +115,9 @@ def check_blocks(division: Division, all_places: list[np.ndarray]) -> None:
         if division.divided(one):
             if (found != 1).any():
                 wrong = "overlap" if found.max() > 1 else "leave points out"
+                shared = SHARED if found.max() > 1 else ""
                 raise ConfigError(f"The blocks of {one.name} in the adapter of {name} {wrong}: see what trimtab_block is told on "
-                                  "each rank, and describe fields without their halo.")
+                                  f"each rank, and describe fields without their halo.{shared}")
         elif not one.hidden:
             raise ConfigError(f"The field {one.name} in the adapter of {name} has no divided dimension, and each of "
                               f"{len(all_places)} ranks would count its error: name the dimension as trimtab_block does, or make "

@@ -107,7 +107,7 @@ def check_gradients(
         with Failures("rollouts", UNSTABLE, first=HYBRID).watching():
             table = gradcheck(solver, correction, first, observed, lengths, gradients=_variants(training, gradients),
                               directions=directions, stride=training.stride, leads=leads, time_scale=scale, time_name=name,
-                              seed=training.seed, components=targets.observation.components, scale=divided_by,
+                              seed=training.seed, components=targets.counted, scale=divided_by,
                               progress=progress)
     finally:
         solver.close()

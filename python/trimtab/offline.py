@@ -44,7 +44,7 @@ class Labels:
         self.solver, self.windows, self.stride, self.keep = solver, windows, stride, keep
         self.outer, self.view = windows.targets.gap, getattr(solver, "slot_view", None)
         # Components that have a label; what a named slot should return is no component of the state.
-        self.observed = windows.targets.observation.components if self.view is None else None
+        self.observed = windows.targets.counted if self.view is None else None
         self._all: tuple[np.ndarray | None, np.ndarray] | None = None
         self._failures = Failures("windows of the truth", TRUTH)
         self.blown: tuple[int, int, int] | None = None  # the first blow-up met: run, snapshot, inner step by which it came

@@ -75,7 +75,7 @@ class Online(Phase):
         self.leads = {one: targets.leads(one, config.loss_at) for one in lengths}
         self.held_out = targets.windows("validation", config.window)
         self.scale = loss_scale(self.windows[config.window], config.weights)
-        self.observed = targets.observation.components
+        self.observed = targets.counted
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
     def prepare(self, world: World) -> None:

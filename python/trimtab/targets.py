@@ -81,6 +81,12 @@ class Targets:
             self._file.close()
             raise
 
+    @property
+    def counted(self) -> np.ndarray | None:
+        """(M,) int64, components of what windows hold that are observed: of the block where there is one; None for all."""
+        components = self.observation.components
+        return components if components is None or self.block is None else np.flatnonzero(np.isin(self.block, components))
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -86,7 +86,7 @@ class CoupledSolver(SlotViews):
                  comm: Any = None, **options: Any):
         configure_runtime()
         self.turn = Turn(name, SURROUNDINGS)
-        self.surroundings = Surroundings(name, files, stdin, namelist or {}, alone=alone)
+        self.surroundings = Surroundings(name, files, stdin, namelist or {}, alone=alone, comm=comm)
         try:
             self.library = Library(library, self.surroundings, comm)
             with self.surroundings.entered():
@@ -95,9 +95,9 @@ class CoupledSolver(SlotViews):
                 self.spec = coupled_spec(name, described)
                 _check_options(name, options, described["options"])
                 self._divide(described, comm)
-                self.library.shake_hands(self.spec.size)
                 self._initial = np.empty((1, self.spec.size))
                 self.library.get_state(self._initial[0])
+                self.library.shake_hands(self._initial[0].copy())
             self.weight = SlotWeight(self.spec, weight or {})
         except BaseException:
             self.surroundings.close()

@@ -20,7 +20,7 @@ from trimtab.bridge.ranks import start_mpi
 from trimtab.bridge.surroundings import Surroundings
 from trimtab.errors import STATUS, ConfigError, SolverError
 
-VERSION = 1  # of trimtab_slot.h
+VERSION = 2  # of trimtab_slot.h
 TEXT = 2**12
 _LONG, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -46,7 +46,7 @@ class Library:
             raise ConfigError(f"There is no library {path} in {Path.cwd()}: build it with make, and call trimtab where the "
                               "TOML is.")
         communicator = start_mpi(path, comm)
-        self.private = surroundings.folder / path.name
+        self.private = surroundings.own / path.name
         shutil.copy(path, self.private)
         try:
             self._dll = ctypes.PyDLL(str(self.private))
@@ -68,6 +68,8 @@ class Library:
         self._empty = self._procedure("trimtab_slot_empty", ctypes.c_char_p)
         self._option = self._procedure("trimtab_slot_option", ctypes.c_char_p, ctypes.c_char_p)
         self._handshake = self._procedure("trimtab_slot_handshake", _LONG)
+        self._settled = self._procedure("trimtab_slot_settled", _POINTER, result=_LONG)
+        self._driver = self._procedure("trimtab_slot_driver")
         self._clear = self._procedure("trimtab_slot_clear")
         surroundings.on_entry = self._procedure("trimtab_slot_entered", _LONG, ctypes.c_char_p)
         if communicator is not None:
@@ -101,24 +103,31 @@ class Library:
                               f"{VERSION}: take the files from `trimtab couple init` anew.")
         return described
 
-    def shake_hands(self, size: int) -> None:
-        """Send numbers through the adapter as a state, and have their kind, number and value checked on the other side.
+    def shake_hands(self, state: np.ndarray) -> None:
+        """Send the code's own state through the adapter, and have kind, number and value checked on the other side.
+
+        Args:
+            state: (N,) contiguous float64, as `get_state` has just returned it: the code keeps it, whatever trimtab_set_state
+                does.
 
         Raises:
             ConfigError: what arrived is not what was sent.
         """
-        sent = np.arange(1.0, size + 1)
-        self._handshake(size)
-        self.set_state(sent)
-        self._handshake(0)
+        self._handshake(1)
+        try:
+            self.set_state(state)
+        finally:
+            self._handshake(0)
 
     def get_state(self, state: np.ndarray) -> None:
         """Copy the code's state into (N,) contiguous float64."""
         self._run(self._get, state.size, state.ctypes.data)
 
     def set_state(self, state: np.ndarray) -> None:
-        """Copy (N,) contiguous float64 into the code's state."""
+        """Copy (N,) contiguous float64 into the code's state; refused when a field does not lie any more where it was put."""
         self._run(self._set, state.size, state.ctypes.data)
+        self._settled(state.ctypes.data)
+        self.check()
 
     def advance(self, steps: int) -> None:
         """Run the code by so many of its time steps."""
@@ -176,6 +185,7 @@ class Library:
             raise kind(f"{self.path.name}: {self._text.value.decode(errors='replace')}.")
 
     def _run(self, procedure: Any, *arguments: Any) -> None:
+        self._driver()
         try:
             procedure(*arguments)
         except BaseException:  # the network's, or an interrupt: the sentence that it left in the slot is told by it

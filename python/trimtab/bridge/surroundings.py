@@ -8,13 +8,13 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.bridge.namelist import patch_namelist
+from trimtab.bridge.scratch import Scratch, by_first
 from trimtab.errors import ConfigError
 
 LOOKED_AT = 2**20  # bytes of a file that tell whether it was changed, with its size
@@ -29,9 +29,11 @@ class Surroundings:
         stdin: the one of them that the code reads as standard input; "" for an empty one.
         namelist: file -> group -> variable -> value, changed in the copies.
         alone: the current folder is the scratch folder already, and what the process prints is the code's.
+        comm: communicator (mpi4py) of the ranks that share the code, and its scratch folder; None for this one alone.
 
     Attributes:
         folder: the scratch folder, gone when this object is.
+        own: the folder of what is this rank's alone; see `Scratch`.
         log: what the code printed.
         copied: names of the files in it that were given.
         on_entry: told the descriptor of the standard error before and the log's path when the code begins to run, and (-1, None)
@@ -42,14 +44,28 @@ class Surroundings:
     """
 
     def __init__(self, name: str, files: Sequence[str], stdin: str, namelist: Mapping[str, Any], *,
-                 alone: bool = False):
+                 alone: bool = False, comm: Any = None):
         self._alone = alone
         self.on_entry: Callable[[int, bytes | None], Any] | None = None
-        self.folder = Path.cwd() if alone else Path(tempfile.mkdtemp(prefix=f"trimtab-{name}-"))
-        self._finalizer = weakref.finalize(self, _remove, None if alone else self.folder)
-        self.log = self.folder / "trimtab.log"
+        scratch = None if alone else Scratch(name, comm)
+        self.folder, self.own = (Path.cwd(), Path.cwd()) if scratch is None else (scratch.folder, scratch.own)
+        self._finalizer = weakref.finalize(self, _remove, scratch)
+        self.log = self.own / "trimtab.log"
         self.copied: list[str] = []
         self._given: dict[Path, tuple[int, bytes]] = {}
+        self.copied, self._given = by_first(comm, lambda: self._prepared(files, stdin, namelist))
+        if alone:
+            self._stdin = self._log = -1
+            if stdin:
+                with open(self.folder / Path(stdin).name, "rb") as file:
+                    os.dup2(file.fileno(), 0)
+            return
+        self._stdin = os.open(self.folder / Path(stdin).name if stdin else os.devnull, os.O_RDONLY)
+        self._log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def _prepared(self, files: Sequence[str], stdin: str, namelist: Mapping[str, Any],
+                  ) -> tuple[list[str], dict[Path, tuple[int, bytes]]]:
+        """Copy and change the files; their names, and what tells whether the code changes them later."""
         for one in dict.fromkeys([*files, *([stdin] if stdin else [])]):
             path = Path(one)
             self.copied.append(path.name)
@@ -63,16 +79,7 @@ class Surroundings:
             if Path(one).name not in self.copied:
                 raise ConfigError(f"solver.namelist changes {one!r}, which is in neither solver.files nor stdin: name it there.")
             patch_namelist(self.folder / Path(one).name, groups)
-        if not alone:
-            self._given = {one: _fingerprint(one) for one in self.folder.rglob("*") if one.is_file()}
-        if alone:
-            self._stdin = self._log = -1
-            if stdin:
-                with open(self.folder / Path(stdin).name, "rb") as file:
-                    os.dup2(file.fileno(), 0)
-            return
-        self._stdin = os.open(self.folder / Path(stdin).name if stdin else os.devnull, os.O_RDONLY)
-        self._log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return self.copied, {} if self._alone else {one: _fingerprint(one) for one in self.folder.rglob("*") if one.is_file()}
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -121,15 +128,16 @@ class Surroundings:
 
     def close(self) -> None:
         """Remove the folder."""
-        if self._finalizer.detach() and not self._alone:
+        found = self._finalizer.detach()
+        if found and not self._alone:
             os.close(self._stdin)
             os.close(self._log)
-            _remove(self.folder)
+            _remove(*found[2])
 
 
-def _remove(folder: Path | None) -> None:
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+def _remove(scratch: Scratch | None) -> None:
+    if scratch is not None:
+        scratch.release()
 
 
 def _fingerprint(path: Path) -> tuple[int, bytes]:

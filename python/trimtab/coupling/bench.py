@@ -151,7 +151,8 @@ class Bench:
         """Bytes of all files in its scratch folder, the log among them; what it holds in buffers is written out before."""
         with self.own.surroundings.entered():
             self.own.library.flush()
-        return sum(one.stat().st_size for one in self.own.surroundings.folder.rglob("*") if one.is_file())
+        folders = {self.own.surroundings.folder, self.own.surroundings.own}  # the second has this rank's log
+        return sum(one.stat().st_size for folder in folders for one in folder.rglob("*") if one.is_file())
 
     def given(self, outputs: np.ndarray | None) -> Given:
         """A correction that returns (M',) outputs of the undivided slots, or zeros."""

@@ -38,6 +38,7 @@ PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 LOG_WIDTH = 150
 ENDS = re.compile(r"(ERROR )?STOP\b|Fortran runtime error")
+ABORTED = re.compile(r"the code ended this process, by MPI_ABORT \(exit code (-?\d+)\)")
 WORDS = 4000  # bytes of a log that are looked at
 SURVIVE = ("see what it printed. Has it come to its last step: describe its counter of steps with trimtab_hidden, so that it is "
            "put back, or set the last step out of reach (a namelist, an option). Has it blown up: a calmer start, a shorter dt")
@@ -218,7 +219,7 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
                     finished = True
             code = process.wait()
             if not finished or code:
-                seen.ending = f"ended the process with {_exit(code)}"
+                seen.ending = f"ended the process with {_exit(code, scratch)}"
         except queue.Empty:
             seen.ending = f"did not end within {PATIENCE:g} s"
         finally:
@@ -270,8 +271,12 @@ def _lasted(seen: _Seen) -> Finding:
     return Finding(seen.begun, "note", f"the code {seen.ending}; what stands above is from runs of at most {FEW} steps", SURVIVE)
 
 
-def _exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code} (a STOP, most likely)"
+def _exit(code: int, scratch: Path) -> str:
+    """How a process ended; of MPI_ABORT the code says so itself, through trimtab_stop.h."""
+    if code < 0:
+        return f"signal {-code}"
+    said = ABORTED.search((scratch / "errors.txt").read_text(errors="replace"))
+    return f"exit code {code} (MPI_ABORT with the code {said[1]})" if said else f"exit code {code} (a STOP, most likely)"
 
 
 def _last_words(scratch: Path) -> str:

@@ -17,6 +17,10 @@ PATIENCE = 900.0        # seconds that the pushes may take
 LATE = 8                # inner steps, in the second half of which a lasting output's drift is measured; even, for leapfrog
 SNAP = 0.15             # a drift so near to 1 is 1
 PUSH = {"real32": 1e-2, "real64": 1e-4}  # of the fields' size: large against rounding, small against the flow
+REMEDY = ("nothing is measured number by number for an output that is the tendency of a field in its shape: let the network end "
+          "in the transform (torch.fft, or a matrix) and return the tendency of the field that the state has; or describe that "
+          "field on this grid, with your code's own transform in trimtab_get_state before trimtab_from_fields, and back at the "
+          "end of trimtab_set_state; or give fewer outputs")
 ALIKE, FIXED = 0.02, 0.1  # errors of superposition, and of the same response from another state, that pass without a word
 
 
@@ -39,7 +43,7 @@ def measure_responses(bench: Bench, places: Mapping[str, tuple[slice, Field]], t
             findings.append(Finding(f"weight of {name}", "bad",
                                     f"no field has its name and shape {output.shape}, and to measure how it enters the state "
                                     f"takes {output.size} steps of {bench.spec.size} numbers (about {seconds:.0f} s)",
-                                    "describe the field whose tendency it is, in its shape; or give fewer outputs"))
+                                    REMEDY))
             continue
         finding, factor, matrix = _measure(bench, name, output, part, together)
         findings.append(finding)

@@ -16,7 +16,6 @@ MOST_NAMED = 6
 DESCRIBE = ("describe what the code remembers with trimtab_hidden (a flag, a counter, an old time level, a diagnostic; a local "
             "variable that is saved is declared in its module or a COMMON for that); where it cannot be reached, [solver] "
             "isolation = \"fork\" starts every rollout alike")
-UNSEEN = "not seen are allocatable components of derived types, and what other libraries remember"
 STRIPPED = "which variables, a library with a symbol table would tell: build it without -s, and do not strip it"
 
 
@@ -84,7 +83,7 @@ def _explain(bench: Bench, start: np.ndarray, middle: np.ndarray, n: int, wrong:
     if any(one.endswith(IN_PART) for one in left):
         remedy += "; what lies around a section, a halo, is filled at the end of trimtab_set_state by your code's own routine"
     if not left:
-        remedy += f"; {UNSEEN if statics.known else STRIPPED}"
+        remedy += f"; {statics.unseen if statics.known else STRIPPED}"
     return Finding(name, "bad", f"restored after {n} steps, the next {n} differ, first in {wrong[0]} (of "
                                 f"{', '.join(wrong[:5])})" + culprits, remedy)
 
@@ -134,7 +133,7 @@ def _remembered(bench: Bench, n: int) -> list[Finding]:
 def _differences(bench: Bench, one: dict[str, tuple[int, bytes]], other: dict[str, tuple[int, bytes]]) -> list[str]:
     """Variables that differ in what no field describes, single numbers first: flags and counters."""
     described = bench.own.library.spans()
-    found = [(len(memory[1]), difference(name, memory, other[name], described)) for name, memory in one.items()]
+    found = [(len(memory[1]), difference(name, memory, other.get(name, (0, b"")), described)) for name, memory in one.items()]
     return [text for _, text in sorted(found, key=lambda pair: pair[0]) if text]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.coupling.bench import Bench
+from trimtab.coupling.dwarf import Layout, Unreadable, derived, parts
 from trimtab.isolation.image import mappings
 
 SYMBOLS, DYNAMIC = 2, 11        # section types of the Executable and Linkable Format
@@ -69,13 +70,15 @@ def called(path: Path) -> set[str]:
 
 class Statics:
     """The static variables of an opened code: module variables, COMMON blocks, SAVEd locals; and the arrays allocated through
-    them, which gfortran's array descriptors lead to. Not seen: allocatable components of derived types, threads' own copies.
+    them, which gfortran's array descriptors lead to. Of a library built with -g also what components of derived types lead to.
+    Not seen: threads' own copies.
 
     Args:
         bench: the code.
 
     Attributes:
         known: whether the library has a symbol table.
+        unseen: what cannot be looked at, as a part of a sentence.
     """
 
     def __init__(self, bench: Bench):
@@ -86,15 +89,32 @@ class Statics:
         base = library.address("trimtab_slot_status") - (anchor or 0)
         self._variables = [(one.name, base + one.address, one.size) for one in table if anchor is not None
                            and one.kind == OBJECT and one.writable and one.size and _owned(one.name)]
+        self._derived: dict[int, Layout] = {}
+        self.unseen = "not seen is what other libraries remember"
+        try:
+            layouts = derived(library.private)
+            self._derived = {base + address: layout for address, layout in (layouts or {}).items()}
+            if layouts is None:
+                self.unseen += (" and, as the library was built without -g, what components of derived types lead to: add -g to "
+                                "FFLAGS and to the flags of your own build, make anew, and they are named, too")
+        except Unreadable as error:
+            self.unseen += f", and what components of derived types lead to: the debug information cannot be read ({error})"
 
     def look(self) -> dict[str, tuple[int, bytes]]:
-        """Address and bytes of each by the linker's name: of an allocated array the array's, of one that is not, none."""
+        """Address and bytes of each by the linker's name: of an allocated array the array's, of one that is not, none; of a
+        derived type each component's, by the name with %component behind."""
         heap = [(one.start, one.stop) for one in mappings() if one.access.startswith("rw")] if self._variables else []
         found = {}
         for name, address, size in self._variables:
+            if address in self._derived:
+                continue
             held = ctypes.string_at(address, size)
             span = _allocated(held, heap) if size in RANKS else None
             found[name] = (address, held) if span is None else (span[0], ctypes.string_at(span[0], span[1] - span[0]))
+        structures = [(name, address, self._derived[address]) for name, address, _ in self._variables if address in self._derived]
+        for name, address, size in parts(structures, lambda held: _allocated(held, heap),
+                                         lambda start, stop: _inside(start, stop, heap)):
+            found[name] = (address, ctypes.string_at(address, size))
         return found
 
 
@@ -117,7 +137,11 @@ def _allocated(held: bytes, heap: list[tuple[int, int]]) -> tuple[int, int] | No
         step = stride * span * (upper - lower)
         start, stop = min(start, start + step), max(stop, stop + step)
     stop += length
-    return (start, stop) if any(low <= start and stop <= high for low, high in heap) else None
+    return (start, stop) if _inside(start, stop, heap) else None
+
+
+def _inside(start: int, stop: int, heap: list[tuple[int, int]]) -> bool:
+    return any(low <= start and stop <= high for low, high in heap)
 
 
 def difference(name: str, one: tuple[int, bytes], other: tuple[int, bytes], described: list[tuple[int, int]]) -> str:
@@ -143,7 +167,7 @@ def difference(name: str, one: tuple[int, bytes], other: tuple[int, bytes], desc
 
 def spoken(symbol: str) -> str:
     """A linker's name as the Fortran has it."""
-    module = re.fullmatch(r"__(\w+)_MOD_(\w+)", symbol)
+    module = re.fullmatch(r"__(\w+)_MOD_([\w%()]+)", symbol)
     if module:
         return f"{module[2]} (module {module[1]})"
     saved = re.fullmatch(r"(\w+)\.\d+", symbol)
