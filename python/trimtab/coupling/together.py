@@ -16,10 +16,11 @@ from trimtab.config import load_experiment
 from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.cold import check_cold
-from trimtab.coupling.doctor import compare_weight, find_toml, in_folder
+from trimtab.coupling.doctor import Seen, find_toml, in_folder, judge_weight
 from trimtab.coupling.finding import Finding, unchecked
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight
+from trimtab.coupling.weight_line import ROW, by_hand
 from trimtab.errors import ConfigError
 from trimtab.slot_correction import AnyCorrection
 from trimtab.world import World
@@ -58,11 +59,14 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
             findings += check(bench)
         tell("weight")
         forgets = any(one.check == "restart" and one.state == "bad" for one in findings)
-        writes = write and world.rank == 0 and not forgets
-        found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
         believed = dict(experiment.solver.options.get("weight", {}))
-        findings += [*found, *([unchecked("weight in TOML", "restart")] if forgets else
-                               compare_weight(path, believed, weight, writes))]
+        hand = by_hand(path, believed)
+        world.wait()  # before the first rank writes what the others read
+        writes = write and world.rank == 0 and not forgets and not hand
+        found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
+        findings += [*found, *([unchecked(ROW, "restart")] if forgets else
+                               judge_weight(path, believed, Seen("weight", findings=found, answer={"weight": weight}), writes, hand))]
+        weight = believed if hand else weight
         tell("one rank")
         correction, compared = _compare(bench, world, weight)
         findings += compared
