@@ -23,7 +23,6 @@ from trimtab.files import replacing
 from trimtab.slot_response import SlotResponse
 from trimtab.state import Field, SolverSpec
 
-
 Weight = float | Tensor
 
 
@@ -49,9 +48,9 @@ class SlotWeight:
         known = set(self.outputs_by_name)
         if set(weight) - {"stride", "steady", "step", "response", "components"} or not isinstance(self.stride, int) or \
                 not _numbers(weight):
-            raise ConfigError(f"solver.weight = {dict(weight)} has the keys stride (a whole number), steady (output = number), step "
-                              "(output = {field = number}), response and components (files); let `trimtab couple check` write "
-                              "it.")
+            raise ConfigError(f"solver.weight = {dict(weight)} has the keys stride (a whole number), steady (output = number), "
+                              "step (output = {field = number}), response and components (files); let `trimtab couple check` "
+                              "write it.")
         self.steady: dict[str, Weight] = dict(weight.get("steady", {}))
         self.step: dict[str, dict[str, Weight]] = {key: dict(value) for key, value in weight.get("step", {}).items()}
         for one in (*self.steady, *self.step):
@@ -154,16 +153,16 @@ class SlotWeight:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: np.asarray(stored[name], dtype=np.float64) for name in stored.files}
         except (OSError, ValueError, EOFError, KeyError) as error:
-            raise ConfigError(f"solver.weight names the weights by component {path}, which cannot be read ({error}): let `trimtab "
-                              "couple check` measure them anew.") from error
+            raise ConfigError(f"solver.weight names the weights by component {path}, which cannot be read ({error}): let "
+                              "`trimtab couple check` measure them anew.") from error
         for key, array in arrays.items():
             output, _, which = key.partition("/")
             kind, _, field = which.partition("/")
             known = output in self.outputs_by_name and (which == "steady" or (kind == "step" and field in self._parts))
             if not known or array.shape != (self.outputs_by_name[output].size,) or not np.isfinite(array).all():
                 raise ConfigError(f"{path} has weights {key} of shape {array.shape}, and the code has no such output, or another "
-                                  "number of components here: let `trimtab couple check` measure them anew (a code that is divided "
-                                  "among ranks takes numbers alone).")
+                                  "number of components here: let `trimtab couple check` measure them anew (a code that is "
+                                  "divided among ranks takes numbers alone).")
             if which == "steady":
                 self.steady[output] = torch.from_numpy(array)
             else:

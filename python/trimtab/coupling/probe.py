@@ -40,8 +40,8 @@ PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
 
 
 def work() -> None:
-    """Read {"toml", "checks", "weight", "hand", "longest", "folder"} as JSON, answer each check with {"begin"}, {"run"} at each run of the code,
-    and {"findings"}, JSON lines."""
+    """Read {"toml", "checks", "weight", "hand", "longest", "folder"} as JSON, answer each check with {"begin"}, {"run"} at each
+    run of the code, and {"findings"}, JSON lines."""
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not mix with the messages
     task = json.load(sys.stdin)

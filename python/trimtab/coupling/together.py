@@ -64,8 +64,8 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
         world.wait()  # before the first rank writes what the others read
         writes = write and world.rank == 0 and not forgets and not hand
         found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
-        findings += [*found, *([unchecked(ROW, "restart")] if forgets else
-                               judge_weight(path, believed, Seen("weight", findings=found, answer={"weight": weight}), writes, hand))]
+        measured = Seen("weight", findings=found, answer={"weight": weight})
+        findings += [*found, *([unchecked(ROW, "restart")] if forgets else judge_weight(path, believed, measured, writes, hand))]
         weight = believed if hand else weight
         tell("one rank")
         correction, compared = _compare(bench, world, weight)

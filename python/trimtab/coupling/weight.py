@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.coupling.bench import Bench
+from trimtab.coupling.bench import OTHER, Bench
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.response import measure_responses
 from trimtab.filters import smooth_waves
@@ -19,7 +19,6 @@ from trimtab.state import Field
 
 SMALLEST = 0.01         # a response below it, in c h, is the flow's own
 DRIFT = (4, 8, 16)      # inner steps between which a lasting tendency's drift is measured, twice; even, for leapfrog
-OTHER = 3               # steps of the run that lies between two runs which should be alike
 SNAP, SNAP_STEADY = 0.05, 0.15
 AGREE = 0.15            # two measurements of one drift, or of one component's response
 UNLIKE, FEW = 0.1, 0.02  # a component's distance from the middle, of it; and the share of such ones that passes as none
@@ -117,7 +116,7 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
     answers = (np.abs(one_step[own.name]) > SMALLEST) | (np.abs(lasting[marks]) > SMALLEST).any(axis=0)
     called = f"{calls} call{'s' * (calls > 1)} a step"
     if not answers.any():
-        return Push(Finding(check, "bad", f"one step moves {own.name} by 0 c h, and {marks[-1]} steps no further; {called}", CALL))
+        return Push(Finding(check, "bad", f"one step moves {own.name} by 0 c h, {marks[-1]} steps no further; {called}", CALL))
     response = {one: _snapped(_middle(view, answers), SNAP) for one, view in one_step.items()}
     response = {one: weight for one, weight in response.items() if one == own.name or (
         abs(weight) > SMALLEST and _spread(one_step[one][answers]) < PROPORTIONATE)}
@@ -126,7 +125,8 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
     told = drifts[0] > SMALLEST and max(drifts) - min(drifts) < AGREE * max(drifts)
     drift, lasts = _snapped(drifts[0], SNAP_STEADY), by_component[0]
     if set(response) == {own.name} and not any(one.hidden and one.shape == own.shape for one in bench.spec.fields):
-        told, drift, lasts = True, _snapped(response[own.name], SNAP_STEADY), one_step[own.name]  # one level: the first step tells
+        # One time level: the first step tells, before the flow answers.
+        told, drift, lasts = True, _snapped(response[own.name], SNAP_STEADY), one_step[own.name]
     others = "".join(f", {one} by {weight:.3g}" for one, weight in response.items() if one != own.name)
     found = f"one step moves {own.name} by {response[own.name]:.3g} c h{others}"
     silent = int(answers.size - np.count_nonzero(answers))
