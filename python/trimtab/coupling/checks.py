@@ -33,7 +33,7 @@ ROUNDED = "rounding hides the gradient here, and says nothing against it: let th
 UNSURE = ("the finite differences do not agree among themselves, and say nothing for or against the gradient: a limiter, a "
           "branch or chaos within the window; a shorter training.window or a calmer state is measured better")
 PUSH = 0.01           # of the fields' size over a window: how far the gradient check's network moves them
-GOOD, FAIR = 0.05, 0.9  # error at one step, cosine over a window
+GOOD, FAIR, LONG = 0.05, 0.9, 1.0  # error at one step, cosine and error over a window
 ROUNDS = 200                   # rollouts
 GROWTH, LITTLE = 64, 2**21     # bytes a step, and in all, above which memory counts as growing
 BUDGET = 1.0          # seconds of a timing
@@ -163,8 +163,9 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
             calls = _calls(bench)
             remedy = "" if good else ONCE.format(calls=calls) if calls > 1 else INPUT
         else:
-            good = row.cosine > FAIR
-            remedy = "" if good else "shorten training.window; `trimtab gradcheck` says which variant reaches how far"
+            good = row.cosine > FAIR and row.error < LONG
+            remedy = "" if good else "shorten training.window; `trimtab gradcheck` says which variant reaches how far" \
+                if row.cosine <= FAIR else "its direction is right, its length is not: see steady in the weights above"
         findings.append(Finding(title, "ok" if good and sure else "note", found,
                                 remedy if sure else ROUNDED if single else UNSURE))
     return findings
@@ -239,10 +240,11 @@ def check_stop(bench: Bench) -> list[Finding]:
             sizes.append(push * (size or every) / bench.spec.dt * noise.standard_normal(one.size))
         window = bench.advance(bench.state, steps, correction=bench.given(np.concatenate(sizes)), on_blow_up="mark")
         if step := int(window.failed_step[0]):
-            return [Finding("blow-up", "ok", f"noise of {push:.0e} times the fields' size a step: a blow-up is seen at step "
-                            f"{step}; the code does not stop the process")]
+            return [Finding("blow-up", "ok", f"noise of {push:.0e} times the fields' size a step: a blow-up is seen "
+                            f"at step {step}; the code does not stop the process")]
     return [Finding("blow-up", "note", f"noise of {PUSHES[-1]:.0e} times the fields' size a step does not blow it up in "
-                    f"{steps} steps, so that what a blow-up does was not seen", "where the code limits or clips what it is given, nothing")]
+                    f"{steps} steps, so that what a blow-up does was not seen",
+                    "nothing, where the code limits or clips what it is given")]
 
 
 def scaled_network(bench: Bench, window: int) -> AnyCorrection:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +29,7 @@ from trimtab.coupling.finding import START, Finding, once, unchecked
 from trimtab.coupling.weight import UNTOLD
 from trimtab.coupling.weight_line import ROW, by_hand, compare_weight
 from trimtab.errors import ConfigError
+from trimtab.terminal import table_console
 
 CHECKS = ("description", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
           "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
@@ -37,7 +37,6 @@ ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without
 RESTARTS = ("restart", "restart, long")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
-LOG_WIDTH = 150
 ENDS = re.compile(r"(ERROR )?STOP\b|Fortran runtime error")
 WORDS = 4000  # bytes of a log that are looked at
 SURVIVE = ("see what it printed. Has it come to its last step: describe its counter of steps with trimtab_hidden, so that it is "
@@ -173,9 +172,7 @@ def print_findings(findings: list[Finding]) -> None:
     table.add_column("remedy", ratio=2)
     for one in findings:
         table.add_row(one.check, Text(one.state, COLOURS[one.state]), Text(one.found), Text(one.remedy))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = table_console()
     console.print(table, highlight=False)
     count = {state: sum(one.state == state for one in findings) for state in COLOURS}
     console.print(f"{count['ok']} ok, {count['note']} to note, {count['bad']} bad", highlight=False)

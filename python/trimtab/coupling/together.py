@@ -25,6 +25,7 @@ from trimtab.errors import ConfigError
 from trimtab.slot_correction import AnyCorrection
 from trimtab.world import World
 
+ALONE = ("random numbers", "restart, long", "runs")
 STEPS = 8             # of the comparison with one rank
 ROUNDING = 1e-9       # of the fields' size: sums over the ranks may be rounded in another order
 AGREED = 1e-4         # of what a network in float64 does to the state: the same network on blocks
@@ -76,6 +77,8 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
             tell("cost")
             correction.output_scale.mul_(1e-3)  # over thousands of steps
             findings += checks.check_cost(bench, correction)
+        findings.append(Finding(", ".join(ALONE), "note", "not looked at here", "`trimtab couple check` without mpirun looks at "
+                                "them, on one rank"))
         findings.append(Finding("blow-up", "note", "not tried here, where a STOP or MPI_Abort would end the job",
                                 "`trimtab couple check` without mpirun tries it in a process of its own"))
         bench.close()

@@ -53,7 +53,7 @@ subroutine faulty_correct
   use trimtab
   use faulty
   implicit none
-  real(dp) :: push(n)
+  real(dp) :: push(n), share(n)
   if (.not. trimtab_filled('faulty')) return
   if (fault == levels) then
     call trimtab_give(level(:, 3 - now), 'u')
@@ -73,7 +73,9 @@ subroutine faulty_correct
   case (clamps)
     given = push
   case (signed)
-    call trimtab_add(dv, 'v')
+    share = 0
+    call trimtab_add(share, 'v')
+    v = v + dt * share * mask          ! -0.0 + 0.0 is 0.0
   end select
   du = du + push
 end subroutine faulty_correct

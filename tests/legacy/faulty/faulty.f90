@@ -57,13 +57,13 @@ contains
     case (forgets)
       du = du + 0.5_dp * old
     case (seldom)
-      if (mod(counter, 200) == 0) held = sum(u)
+      if (mod(counter, 1900) == 1800) held = sum(u)
       du = du - 0.01_dp * held
     case (draws)
       call random_number(r)
       du = du + r
     case (leaks)
-      allocate (lost(50000))
+      allocate (lost(2000))
       lost = u(1)
     case (opens)
       if (counter == 3) open (41, file='faulty.out')
@@ -74,8 +74,8 @@ contains
       du = du + 0.1_dp * (margin(0) - margin(n + 1))
       margin(0) = u(n)
       margin(n + 1) = u(1)
-    case (turns)                       ! by half a radian a step, in one stage
-      du = (cos(0.5_dp) * u - sin(0.5_dp) * sides * cshift(u, n / 2) - u) / dt
+    case (turns)                       ! by a radian a step, in one stage
+      du = (cos(1.0_dp) * u - sin(1.0_dp) * sides * cshift(u, n / 2) - u) / dt
     case (clamps)
       du = du - given
       given = 0
