@@ -37,6 +37,7 @@ GOOD, FAIR, LONG = 0.05, 0.9, 1.0  # error at one step, cosine and error over a 
 ROUNDS = 200                   # rollouts
 GROWTH, LITTLE = 64, 2**21     # bytes a step, and in all, above which memory counts as growing
 BUDGET = 1.0          # seconds of a timing
+SURE = 0.1            # uncertainty of finite differences, from which on they judge nothing
 PUSHES = (1e6, 1e24, 1e60)  # of a blow-up, in sizes of the field a step; the last are for a code that answers a push by itself
 RESOLUTION = 0.02     # of a short run's time: below it, two timings are not told apart
 PIECE = 32            # steps of a timed run: a code that is sound here need not be so for thousands
@@ -157,7 +158,7 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
             continue
         found = (f"cosine {row.cosine:.4f}, error {row.error:.2g} of the gradient's length, against finite differences "
                  f"(± {row.uncertainty:.0e})")
-        sure = row.uncertainty < 0.1
+        sure = row.uncertainty < SURE
         if name == "none":
             good = row.error < GOOD + 2 * row.uncertainty
             calls = _calls(bench)

@@ -25,8 +25,8 @@ ALIKE = 0.1      # of what the fields vary, below which two runs are near-copies
 LOST = ("`program` made a subroutine forgets its variables between calls: SAVE them, or compile with -fno-automatic; a loop that "
         "cuts its last step short (`if (t + dt > t_end) dt = t_end - t`) makes dt = 0: set the end out of reach; or else a "
         "calmer start, a shorter dt")
-UNSET = ("see whether trimtab_initialise calls all of the set-up, with the files and the namelist it reads; a field that only the "
-         "first step sets is given a number in trimtab_initialise")
+UNSET = ("see whether trimtab_initialise calls all of the set-up, with the files and the namelist it reads; a field that only "
+         "the first step sets is given a number in trimtab_initialise")
 RECIPE = ("in trimtab_describe `call random_seed(get=seeds)` before `call trimtab_hidden(seeds, 'seeds')`, in trimtab_set_state "
           "`call random_seed(put=seeds)` after trimtab_to_fields; seeds is an integer array of a module, as long as "
           "random_seed(size=) says")

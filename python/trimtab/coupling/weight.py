@@ -123,13 +123,11 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
     response = {one: _snapped(_middle(view, answers), SNAP) for one, view in one_step.items()}
     response = {one: weight for one, weight in response.items() if one == own.name or (
         abs(weight) > SMALLEST and _spread(one_step[one][answers]) < PROPORTIONATE)}
-    by_component = [(lasting[late] - lasting[early]) / (late - early) for early, late in pairwise(marks)]
-    drifts = [_middle(one, answers) for one in by_component]
+    drifts = [_middle(lasting[late] - lasting[early], answers) / (late - early) for early, late in pairwise(marks)]
     told = drifts[0] > SMALLEST and max(drifts) - min(drifts) < AGREE * max(drifts)
-    drift, lasts = _snapped(drifts[0], SNAP_STEADY), by_component[0]
+    drift = _snapped(drifts[0], SNAP_STEADY)
     if set(response) == {own.name} and not any(one.hidden and one.shape == own.shape for one in bench.spec.fields):
-        # One time level: the first step tells, before the flow answers.
-        told, drift, lasts = True, _snapped(response[own.name], SNAP_STEADY), one_step[own.name]
+        told, drift = True, _snapped(response[own.name], SNAP_STEADY)  # one time level: the first step tells
     others = "".join(f", {one} by {weight:.3g}" for one, weight in response.items() if one != own.name)
     found = f"one step moves {own.name} by {response[own.name]:.3g} c h{others}"
     silent = int(answers.size - np.count_nonzero(answers))
@@ -146,9 +144,9 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
         unlike = float(np.mean(distance > AGREE * np.abs(one_step[own.name]).max()))
         beyond = max(beyond, unlike)
         if uneven > FEW and not unlike:
-            arrays = {"steady": _by_component(lasts, answers, SNAP_STEADY),
-                      **{f"step/{one}": _by_component(one_step[one], answers, SNAP) for one in response}}
-            span = arrays[f"step/{own.name}"][answers]
+            arrays = {f"step/{one}": _by_component(one_step[one], answers) for one in response}
+            span = arrays[f"step/{own.name}"][answers.ravel()]
+            arrays["steady"] = drift / response[own.name] * arrays[f"step/{own.name}"]  # the drift of each is the flow's, too
             return Push(Finding(check, "note", f"{found}; the weight differs by component, from {span.min():.3g} to "
                                 f"{span.max():.3g} c h, alike from two states: written for each",
                                 "right all the same, as it is known to the gradient; fine where that is meant (a metric, a "
@@ -189,9 +187,9 @@ def _spread(view: np.ndarray) -> float:
     return float(np.median(np.abs(view - middle))) / max(1e-300, abs(middle))
 
 
-def _by_component(view: np.ndarray, answers: np.ndarray, within: float) -> np.ndarray:
+def _by_component(view: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """(m,) the weight of each component, 0 where none answers."""
-    return np.array([_snapped(float(one), within) if there else 0.0
+    return np.array([_snapped(float(one), SNAP) if there else 0.0
                      for one, there in zip(view.ravel(), answers.ravel(), strict=True)])
 
 
