@@ -88,3 +88,14 @@ def test_every_check_has_a_row_here():
 def test_a_time_step_that_changes_is_refused(sick):
     with pytest.raises(TrimtabError, match=r"changed its time step from 0\.01 to 0\.015"):
         check_start(sick("ragged"))
+
+
+@pytest.mark.parametrize("fault", ["none", "cut", "uneven", "twice", "forgets", "sets"])
+def test_no_verdict_depends_on_the_unit(sick, fault):
+    """The same code with its fields in another unit: the same table."""
+    tried = [check_start, checks.check_empty_slot, check_restart, weight, gradient, check_runs, checks.check_stop]
+    found = []
+    for power in (-9, 0, 9):
+        bench = sick(fault, f"unit = 1e{power:+d}")
+        found.append({one.check: one.state for check in tried for one in check(bench)})
+    assert found[0] == found[1] == found[2] and len(found[0]) > len(tried)

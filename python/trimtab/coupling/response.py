@@ -39,7 +39,9 @@ def measure_responses(bench: Bench, places: Mapping[str, tuple[slice, Field]], t
             findings.append(Finding(f"weight of {name}", "bad",
                                     f"no field has its name and shape {output.shape}, and to measure how it enters the state "
                                     f"takes {output.size} steps of {bench.spec.size} numbers (about {seconds:.0f} s)",
-                                    "describe the field whose tendency it is, in its shape; or give fewer outputs"))
+                                    "describe the field whose tendency it is, in its shape, and have the network answer in that "
+                                    "(a transform inside the network, or one of the adapter's); or give fewer outputs, which "
+                                    "the adapter spreads (a coarse grid, a few modes)"))
             continue
         finding, factor, matrix = _measure(bench, name, output, part, together)
         findings.append(finding)

@@ -96,7 +96,7 @@ def _from_own_start(bench: Bench) -> tuple[Finding | None, str]:
     """What is wrong with a run from the code's own start when others came before it (None when nothing is), and what was done:
     a first step may set what all later ones turn on."""
     start = bench.solver.initial_state()
-    wanted = [n for n in BEFORE if n <= bench.most]
+    wanted = [n for n in BEFORE if n <= bench.most][: 2 if bench.slow else None]
     n = next((n for n in reversed(wanted) if _lasts(bench, start, n)), 1)
     starts = (("its own start", start), ("a developed state", bench.state))
     (first_name, first, first_steps), *others = [(where, state, steps) for steps in wanted for where, state in starts]

@@ -29,6 +29,7 @@ RELATIVE = {"real32": 1e-3, "real64": 1e-6}  # size of the push, of the field's
 UNTOLD = "cannot be told"  # in what is found of an output whose weight could not be measured
 CALL = ("the output does not arrive: call the correction after the tendency is complete and before the step uses it, and add to "
         "the array that it uses; after the step nobody reads that any more")
+REPEAT = "see restart and random numbers"
 SILENT = ("fine where they are land, padding or cut waves: the network's answer there does nothing; else add before the code "
           "masks or sets them")
 
@@ -55,7 +56,8 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
 
     A response that takes a matrix, and weights by component, are written into `folder`.
     """
-    findings, elsewhere, pushes = [], {}, {}
+    findings: list[Finding] = []
+    elsewhere, pushes = {}, {}
     before = bench.own.library.calls()
     try:
         bench.run(bench.state, 1, noop=True)
@@ -76,7 +78,14 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
             continue
         pushes[name] = _measure(bench, name, output, own, part, calls, free, noise)
         findings.append(pushes[name].finding)
-    found, factors, responses = measure_responses(bench, elsewhere, position) if elsewhere else ([], {}, None)
+    found: list[Finding] = []
+    factors: dict[str, float] = {}
+    responses = None
+    if elsewhere and noise.any():
+        found = [Finding(f"weight of {name}", "note", f"{UNTOLD}: two runs of one step from the same state with zeros in the "
+                         f"slot differ by up to {noise.max():.2g}", REPEAT) for name in elsewhere]
+    elif elsewhere:
+        found, factors, responses = measure_responses(bench, elsewhere, position)
     plain = all(one.drift in (None, 1) and one.response in ({}, {outputs[name].name: 1.0}) and not one.arrays
                 for name, one in pushes.items()) and responses is None
     # What could not be measured is taken for 1; what does not arrive has no weight.
@@ -96,7 +105,7 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
 def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, calls: int,
              free: tuple[np.ndarray, np.ndarray], noise: np.ndarray) -> Push:
     values, check = bench.spec.split(bench.state)[own.name], f"weight of {name}"
-    size = float(np.abs(values).max()) or 1.0
+    size = float(np.abs(values).max()) or float(np.abs(bench.state).max()) or 1.0
 
     def moved(undisturbed: np.ndarray, steps: int, stride: int, state: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         """Field -> (steps + 1 or 1, *shape), how far it is moved, in c h of one step."""
@@ -112,7 +121,7 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
     alone = float(bench.spec.split(noise)[own.name].max()) / (RELATIVE.get(own.dtype, 1e-6) * size)
     if alone > SMALLEST:
         return Push(Finding(check, "note", f"{UNTOLD}: two runs of one step from the same state with zeros in the slot differ by "
-                            f"{alone:.2g} times what a push would do", "see restart and random numbers"))
+                            f"{alone:.2g} times what a push would do", REPEAT))
     one_step = {one: view[-1] for one, view in moved(free[0], 1, bench.stride, bench.state).items()}
     lasting = moved(free[1], len(free[1]) - 1, 1, bench.state)[own.name]
     marks = [step for step in DRIFT if step < len(lasting)]

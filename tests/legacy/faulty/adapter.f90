@@ -6,6 +6,7 @@ subroutine trimtab_initialise() bind(c)
   implicit none
   call trimtab_option(fault, 'fault')
   call trimtab_option(drag, 'drag')
+  call trimtab_option(unit, 'unit')
   call setup
 end subroutine trimtab_initialise
 
@@ -69,7 +70,7 @@ subroutine faulty_correct
   case (twice)
     push = 2 * push
   case (sets)
-    du(3) = du(3) + 1e-3_dp
+    du(3) = du(3) + 1e-3_dp * unit
   case (clamps)
     given = push
   case (signed)

@@ -10,7 +10,8 @@ module faulty
   integer, parameter :: limits = 25, uncalled = 26, ragged = 27
   integer :: i
   real(dp), parameter :: dx = 0.25_dp, mask(n) = [0, 0, 0, 0, (1, i=5, n)], sides(n) = [(1, i=1, n/2), (-1, i=1, n/2)]
-  real(dp) :: u(n), v(n), du(n), dv(n), dt = 0.01_dp, drag = 0, given(n), pending(n), margin(0:n+1), held, level(n, 2), old(n)
+  real(dp) :: u(n), v(n), du(n), dv(n), dt = 0.01_dp, drag = 0, unit = 1
+  real(dp) :: given(n), pending(n), margin(0:n+1), held, level(n, 2), old(n)
   real(dp) :: work_a, work_b, work_c, work_d, work_e, work_f, work_g, work_h, work_i, work_j
   real(dp), pointer :: lost(:)
   integer :: fault = none, counter, now = 1
@@ -20,8 +21,9 @@ contains
     u = [(1 + 0.5_dp * sin(6.28_dp * i / n) + 0.1_dp * mod(7 * i, 5), i=1, n)]
     v = [(-0.0_dp, i=1, 4), (0.3_dp, i=5, n)]
     du = 0; dv = 0; given = 0; pending = 0; margin = 0; held = 0; counter = 0; old = 0.3_dp
+    u = unit * u; v = unit * v; old = unit * old
     level(:, 1) = u
-    level(:, 2) = -1
+    level(:, 2) = -unit
     if (fault == starts_badly) u(7) = sqrt(-abs(u(7)))
     call random_seed(size=length)
     if (fault /= unseeded) call random_seed(put=[(5 + i, i=1, length)])
@@ -41,13 +43,13 @@ contains
     if (fault == ragged) dt = merge(0.015_dp, 0.01_dp, mod(counter, 2) == 1)
     if (fault == ends .and. counter > 300) stop 'FAULTY: its last step'
     if (fault == stops .or. fault == spectral) then
-      if (maxval(abs(u)) > 1e3_dp) stop 'FAULTY: the flow is too fast'
+      if (maxval(abs(u)) > 1e3_dp * unit) stop 'FAULTY: the flow is too fast'
     end if
   end subroutine step
 
   subroutine one_stage
     real(dp) :: r
-    du = -(u - cshift(u, -1)) / dx + 0.2_dp
+    du = -(u - cshift(u, -1)) / dx + 0.2_dp * unit
     if (fault /= late) du = du - drag * u
     dv = 0.2_dp * mask * (u - v)
     where (mask < 1) dv = -0.0_dp
@@ -61,7 +63,7 @@ contains
       du = du - 0.01_dp * held
     case (draws)
       call random_number(r)
-      du = du + r
+      du = du + unit * r
     case (leaks)
       allocate (lost(2000))
       lost = u(1)
@@ -82,7 +84,7 @@ contains
     end select
     if (fault /= unread .and. fault /= uncalled) call faulty_correct
     if (fault == spectral) du = du - sum(du) / n
-    if (fault == limits) du = max(-1.0_dp, min(1.0_dp, du))
+    if (fault == limits) du = max(-unit, min(unit, du))
     old = du / 3
     u = u + dt * (du + pending)        ! what acts through the old value alone comes a step late
     if (fault == late) pending = -drag * u
