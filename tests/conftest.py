@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
+import subprocess
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts in the background; tests interrupt
@@ -18,6 +21,9 @@ import numpy as np
 import pytest
 
 import trimtab
+from trimtab.bridge.templates import lay_down
+from trimtab.config import parse_experiment
+from trimtab.coupling.bench import Bench
 
 # The core of the paper: Lorenz 63 without -beta u_3.
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -74,3 +80,44 @@ def random_states() -> Callable[..., np.ndarray]:
         return 4.0 * smooth / smooth.std()
 
     return build
+
+
+class Faulty:
+    """The code of tests/legacy/faulty, built once: `faults` are the numbers of its mistakes by name."""
+
+    def __init__(self, folder: Path):
+        self.folder, source = folder, Path(__file__).parent / "legacy" / "faulty"
+        lay_down(folder, "faulty")
+        for name in ("faulty.f90", "adapter.f90"):
+            (folder / name).write_text((source / name).read_text())
+        make = (folder / "Makefile").read_text()
+        (folder / "Makefile").write_text(re.sub(r"^SOURCES =.*", "SOURCES = faulty.f90", make, flags=re.MULTILINE))
+        subprocess.run(["make"], cwd=folder, check=True, capture_output=True)
+        numbers = "".join(re.findall(r"^  integer, parameter :: (.*)$", (folder / "faulty.f90").read_text(), re.MULTILINE))
+        self.faults = {name: int(number) for name, number in re.findall(r"(\w+) = (\d+)", numbers)}
+
+    def toml(self, fault: str = "none", options: str = "", **sections: str) -> str:
+        """The experiment, with lines of [solver], and lines of other sections in place of theirs."""
+        lines = f'library = "./libfaulty.so"\nfault = {self.faults[fault]}\n{options}\n'
+        text = (self.folder / "faulty.toml").read_text().replace('library = "./libfaulty.so"\n', lines)
+        for name, added in sections.items():
+            for key in re.findall(r"^\w+(?= = )", added, re.MULTILINE):
+                text = re.sub(rf"^{key} = .*\n", "", text, count=1, flags=re.MULTILINE)
+            text = text.replace(f"[{name}]", f"[{name}]\n{added}\n#", 1)
+        return text
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
+    """The small code that makes a mistake when it is asked for."""
+    return Faulty(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture
+def sick(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    """Opens it on the doctor's bench, with a fault; see `Faulty.toml`."""
+    monkeypatch.chdir(faulty.folder)
+    monkeypatch.syspath_prepend(str(faulty.folder))
+    with contextlib.ExitStack() as stack:
+        yield lambda *one, **more: stack.enter_context(
+            contextlib.closing(Bench(parse_experiment(faulty.toml(*one, **more), "faulty"))))

@@ -62,7 +62,7 @@ contains
       dh = dh + r
     end if
     if (refresh > 0) then
-      if (mod(counter, refresh) == 0) held = sum(h)
+      if (mod(counter, refresh) == refresh - 1) held = sum(h)
       dh = dh - 0.01d0*held
     end if
     if (grow == 1) dh = 1d200*h

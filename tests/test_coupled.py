@@ -22,7 +22,8 @@ from trimtab.config import load_experiment
 from trimtab.coupling.bench import Bench, Given
 from trimtab.coupling.checks import check_empty_slot, check_gradient
 from trimtab.coupling.restart import check_restart
-from trimtab.coupling.weight import check_weight, write_weight
+from trimtab.coupling.weight import check_weight
+from trimtab.coupling.weight_line import write_weight
 from trimtab.errors import BlowUpError, ConfigError, SolverStopped
 
 LEGACY = Path(__file__).parent / "legacy"

@@ -90,7 +90,8 @@ def check_place(run: Run) -> None:
     named: list[Any] = [experiment.reference.file]
     for options in (experiment.solver.options, experiment.reference.solver):
         weight = options.get("weight") or {}
-        named += [options.get("library"), options.get("stdin"), *options.get("files", ()), weight.get("response")]
+        named += [options.get("library"), options.get("stdin"), *options.get("files", ()), weight.get("response"),
+                  weight.get("components")]
     missing = [one for one in named if isinstance(one, str) and one and not Path(one).exists()]
     module = experiment.solver.name.partition(":")[0].partition(".")[0]
     if ":" in experiment.solver.name and importlib.util.find_spec(module) is None:

@@ -23,6 +23,7 @@ from trimtab.world import World
 LABEL_BATCH = 256  # states advanced at once
 MICROBATCH_VALUES = 2**12  # numbers of the states of a microbatch, by default
 SAMPLE = 2048      # states that fix the normalisation, and most that validate
+COMPARED = 16      # states from which solver and truth are compared over a whole window
 EPOCHS = 50        # most rows of metrics.csv for this phase
 
 
@@ -142,7 +143,7 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
         training: whose window and stride count.
 
     Raises:
-        ConfigError: the solver is the truth.
+        ConfigError: the solver is the truth, over several steps and in all fields; or it differs where no output reaches.
         BlowUpError: the solver alone blows up on every state.
         SolverStopped: it ends its process on each of the first ones.
         InputError: an input or all labels do not vary.
@@ -156,15 +157,58 @@ def fit_normalisation(correction: AnyCorrection, solver: Solver, targets: Target
         log.warning("The solver alone blew up on %d of %d states of the truth within one outer step%s: they are left out; "
                     "shorten its time step if that is not meant.", len(chosen) - len(seen), len(chosen), labels.where())
     if not missing.any():
-        raise ConfigError("The solver makes the truth's steps bit for bit, so that there is nothing to learn: change in "
-                          "[reference] solver what the truth has, or in [solver] what the solver lacks (a value that the code's "
-                          "own namelist sets holds for both).")
+        seen, missing = _later(solver, targets, training)
     if getattr(solver, "block", None) is None or not hasattr(solver, "undivided"):
         correction.fit_normalisation(seen, missing)
         return
     found = solver.undivided(seen, missing)  # all blocks, so that it does not depend on how many there are
     if found is not None:
         correction.fit_normalisation(*found)
+
+
+def _later(solver: Solver, targets: Targets, training: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
+    """States and labels where one step shows nothing that is missing: over so many steps that something is.
+
+    Raises:
+        ConfigError: the solver is the truth as far as a window reaches, or parts from it where no output reaches.
+    """
+    steps = max(training.window, targets.gap)
+    windows, leads = targets.windows("training", steps, training.window), targets.leads(steps)
+    chosen = windows.spread(COMPARED)
+    truth = windows.batch(chosen, (0, *leads))
+    window = solver.advance(truth[0], leads[-1], stride=training.stride, on_blow_up="mark")
+    project, view = getattr(solver, "project", None), getattr(solver, "slot_view", None)
+    parted: dict[int, np.ndarray] = {}
+    for place, lead in enumerate(leads):
+        end = truth[place + 1] if project is None else project(truth[place + 1])
+        difference = end - window.states[lead]
+        sound = np.isfinite(difference).all(axis=1)
+        if not difference[sound].any():
+            continue
+        parted[lead] = difference
+        label = difference[sound] / (lead * window.h)
+        seen, label = (truth[0][sound], label) if view is None else view(truth[0][sound], label, training.stride)
+        if label.any():
+            log.warning("One outer step of the solver gives the truth's in all that the correction can change, so that the "
+                        "labels of the offline phase are 0; the two part after %d outer steps, in %s. The normalisation is of "
+                        "that; take offline.steps = 0, or a training.stride of %d.", lead,
+                        _differing(solver, difference[sound]), lead * training.stride)
+            return seen, label
+    if parted:
+        lead, difference = next(iter(parted.items()))
+        raise ConfigError(f"The solver parts from the truth after {lead} outer steps, in {_differing(solver, difference)} alone, "
+                          f"which no output of its slots moves within {leads[-1]} steps: there is nothing that this "
+                          "correction can learn. Describe the field that differs as an output of a slot, or lengthen "
+                          "training.window.")
+    raise ConfigError(f"The solver makes the truth's steps bit for bit, over {leads[-1]} outer steps from {len(chosen)} states "
+                      "and in all fields, the hidden ones too, so that there is nothing to learn: change in [reference] solver "
+                      "what the truth has, or in [solver] what the solver lacks (a value that the code's own namelist sets holds "
+                      "for both).")
+
+
+def _differing(solver: Solver, difference: np.ndarray) -> str:
+    """Names of the fields in which differences (B, N) are not 0."""
+    return ", ".join(name for name, part in solver.spec.split(difference).items() if np.any(part))
 
 
 class Offline(Phase):

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.launch import launched
 from trimtab.score_table import LABELS, ScoreTable
 
 QUIET_SECONDS = 30.0  # between two lines when nobody watches
@@ -97,6 +98,14 @@ class Watch:
             self.console.print(f"{self.stage}: done in {_duration(time.monotonic() - self.began)}", highlight=False)
 
 
+def table_console() -> Console:
+    """Standard output for tables: as wide and coloured as a terminal is; in a file, a pipe or under mpirun (which hands each rank
+    a terminal of 80 columns, and what it prints to a file) plain text of `LOG_WIDTH` columns."""
+    if sys.stdout.isatty() and not launched()[0]:
+        return Console()
+    return Console(force_terminal=False, color_system=None, no_color=True, width=LOG_WIDTH)
+
+
 def print_scores(table: ScoreTable) -> None:
     """The score table on standard output: a row a score, a column a closure, the best in bold."""
     shown = Table(box=box.SIMPLE_HEAD, title=f"Scores of {table.experiment}" if table.experiment else "Scores",
@@ -113,9 +122,7 @@ def print_scores(table: ScoreTable) -> None:
         arrow = "↓" if column.better == "low" else "↑"
         cells = [Text(table.cell(row, column.key), style="bold" if row == best else "") for row in table.rows]
         shown.add_row(f"{column.label}{unit} {arrow}", *cells)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = table_console()
     console.print(shown)
     for note in filter(None, (*table.notes, table.comparison())):
         console.print(note, highlight=False)
@@ -138,9 +145,7 @@ def print_checks(title: str, rows: Sequence[Sequence[str]]) -> None:
         shown.add_column(name, justify="right" if name == "measured" else "left")
     for row in rows:
         shown.add_row(*(Text(one, style="bold" if one == "outside" else "") for one in row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = table_console()
     console.print(shown)
 
 
@@ -153,8 +158,7 @@ def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
     for key in rows[0]:
         if key != "lead_time":
             shown.add_row(key.replace("_", " "), *(f"{row[key]:.4g}" for row in rows))
-    console = Console()
-    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(shown)
+    table_console().print(shown)
 
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
@@ -162,7 +166,7 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     shown = Table.grid(padding=(0, 3), expand=False)
     for name, text in pairs:
         shown.add_row(Text(name, style="bold"), Text(text))
-    console = Console()
+    console = table_console()
     if title:
         console.print(title, highlight=False)
     console.print(shown)

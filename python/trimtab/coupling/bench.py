@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import trimtab
+from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment
 from trimtab.errors import ConfigError
 from trimtab.joined import local_spec, open_joined
@@ -28,6 +30,8 @@ A_CHECK = 300.0  # that the gradient's runs may take
 DEVELOP = 21   # steps after which a state counts as developed: odd, so that alternating flags stand the other way
 PERTURBATION = 0.01  # where reference.perturbation says none
 FEW = 8        # steps of a run, where the code does not last longer
+OTHER = 3        # steps of a run that lies between two which should be alike
+MOST_FIELDS = 8  # fields named in one row
 HERE = ("isolation", "snapshot", "instances", "timeout", "weight")  # keys of [solver] that a look from inside leaves out
 
 
@@ -103,6 +107,21 @@ class Bench:
         return self._developed[1]
 
     @cached_property
+    def first(self) -> np.ndarray:
+        """(N,) the state after the first step that the code made, from its own start."""
+        return self._developed[2]
+
+    @cached_property
+    def calls_mpi(self) -> bool:
+        """Whether the code is linked with MPI: it runs in the ranks, and takes no isolation."""
+        return bool(mpi_libraries(self.options["library"])) if Path(self.options["library"]).is_file() else False
+
+    @property
+    def divided(self) -> bool:
+        """Whether ranks share the code here."""
+        return self._comm is not None
+
+    @cached_property
     def most(self) -> int:
         """Steps that a run may have; what a check leaves out for it, it says."""
         affordable = int(max(2, A_RUN / max(1e-9, self.seconds)))
@@ -128,20 +147,20 @@ class Bench:
         return f"runs of more than {self.most} steps were left out, as a step takes {self.seconds:.2g} s"
 
     @cached_property
-    def _developed(self) -> tuple[np.ndarray, float]:
-        """A developed state, and seconds a step."""
+    def _developed(self) -> tuple[np.ndarray, float, np.ndarray]:
+        """A developed state, seconds a step, and the state after the first step."""
         self._tells(1, "its own start")
         began = time.perf_counter()
         state = self.solver.advance(self.solver.initial_state(), 1).states[1]
-        first = self.agreed(time.perf_counter() - began)
-        more = min(DEVELOP, self.longest or DEVELOP, int(A_RUN / first)) - 1
+        after_one, seconds = np.array(state[0]), self.agreed(time.perf_counter() - began)
+        more = min(DEVELOP, self.longest or DEVELOP, int(A_RUN / seconds)) - 1
         more -= more % 2
         if more > 0:
             self._tells(more, "the state after its first step")
             began = time.perf_counter()
             state = self.solver.advance(state, 1, stride=more).states[1]
-            first = self.agreed((time.perf_counter() - began) / more)
-        return np.ascontiguousarray(state), first
+            seconds = self.agreed((time.perf_counter() - began) / more)
+        return np.ascontiguousarray(state), seconds, after_one
 
     def agreed(self, number: float) -> float:
         """The first rank's number: what ranks do next must not depend on how fast each was."""
@@ -206,6 +225,24 @@ class Bench:
         """Names of the fields in which two states differ in any bit."""
         views = zip(self.spec.split(one).items(), self.spec.split(other).values(), strict=True)
         return [name for (name, a), b in views if a.tobytes() != b.tobytes()]
+
+    def unequal(self, one: np.ndarray, other: np.ndarray) -> list[str]:
+        """Names of the fields in which two states differ as numbers: 0 and -0 do not."""
+        views = zip(self.spec.split(one).items(), self.spec.split(other).values(), strict=True)
+        return [name for (name, a), b in views if not np.array_equal(a, b, equal_nan=True)]
+
+    def sizes(self, one: np.ndarray, other: np.ndarray) -> str:
+        """By how much two states (N,) differ, in each field that does, the largest first, as a part of a sentence."""
+        found = []
+        for name in self.differing(one, other):
+            a, b = (self.spec.split(state)[name] for state in (one, other))
+            with np.errstate(invalid="ignore"):
+                far, size = float(np.abs(a - b).max()), float(np.abs(b).max())
+            found.append((far / size if size and np.isfinite(far) else np.inf, name, far, size))
+        found.sort(key=lambda entry: -entry[0])
+        told = [f"{name} by {far:.2g} (values up to {size:.2g})" if far else f"{name} by the sign of zeros"
+                for _, name, far, size in found[:MOST_FIELDS]]
+        return ", ".join(told) + (f" and {len(found) - MOST_FIELDS} fields more" if len(found) > MOST_FIELDS else "")
 
     def close(self) -> None:
         """Close the code."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from trimtab.checkpoint import build_correction
-from trimtab.coupling.bench import A_CHECK, Bench
+from trimtab.coupling.bench import A_CHECK, OTHER, Bench
 from trimtab.coupling.cost import training_cost
 from trimtab.coupling.finding import GRADCHECK, Finding, unchecked
 from trimtab.errors import TrimtabError
@@ -24,15 +24,22 @@ from trimtab.slot_correction import AnyCorrection
 from trimtab.slot_weight import SlotWeight, named_outputs
 from trimtab.state import Field
 
-ONCE = ("stages, sweeps or split steps show the network several inputs a step, and the first is differentiated: call it once, "
-        "after the step, with `call trimtab_add(state, 'x', dt)`, which is cheapest and exact over one step; where one call a "
-        "step is made already, the input must be that of the call, see the weights above")
+ONCE = ("{calls:g} calls a step (stages, sweeps or split steps) show the network as many inputs, and the first is "
+        "differentiated: call it once, after the step, with `call trimtab_add(state, 'x', dt)`, which is cheapest and exact over "
+        "one step")
+INPUT = ("one call a step is made: see whether what trimtab_give hands over is the state at the call's own step (not an old "
+         "level or an average), whether a limiter or a branch follows on what trimtab_add changed, and the weights above")
 ROUNDED = "rounding hides the gradient here, and says nothing against it: let the network move the fields more, or take real64"
+UNSURE = ("the finite differences do not agree among themselves, and say nothing for or against the gradient: a limiter, a "
+          "branch or chaos within the window; a shorter training.window or a calmer state is measured better")
 PUSH = 0.01           # of the fields' size over a window: how far the gradient check's network moves them
-GOOD, FAIR = 0.05, 0.9  # error at one step, cosine over a window
+GOOD, FAIR, LONG = 0.05, 0.9, 1.0  # error at one step, cosine and error over a window
 ROUNDS = 200                   # rollouts
 GROWTH, LITTLE = 64, 2**21     # bytes a step, and in all, above which memory counts as growing
 BUDGET = 1.0          # seconds of a timing
+SURE = 0.1            # uncertainty of finite differences, from which on they judge nothing
+PUSHES = (1e6, 1e24, 1e60)  # of a blow-up, in sizes of the field a step; the last are for a code that answers a push by itself
+RESOLUTION = 0.02     # of a short run's time: below it, two timings are not told apart
 PIECE = 32            # steps of a timed run: a code that is sound here need not be so for thousands
 TALK = 200            # bytes a step that a code may print and write
 RUNS = 24             # of the gradient check, about
@@ -78,6 +85,9 @@ def check_files(bench: Bench) -> list[Finding]:
     if changed:
         found += f"; it changes its copy of {', '.join(changed)}"
     findings = [Finding("files", "ok", found)]
+    if not folder.is_dir():
+        findings = [Finding("files", "note", f"{found}; which stay open this system does not tell", "see that nothing read later "
+                            "depends on a position in an open file")]
     if opened:
         findings = [Finding("files", "note", f"{found}; still open: {', '.join(opened)}",
                             "a position in an open file is state that nobody restores: write only when asked, or see that "
@@ -89,19 +99,21 @@ def check_files(bench: Bench) -> list[Finding]:
 
 
 def check_empty_slot(bench: Bench) -> list[Finding]:
-    """An empty slot and a correction of zeros: the same bits."""
+    """An empty slot and a correction of zeros: the same numbers."""
     if not bench.spec.slots:
         return []
     steps = min(3, max(1, bench.most // 3))
     again, empty, zeros, third = (bench.run(bench.state, steps, stride=steps, noop=noop) for noop in (False, False, True, False))
     if bench.differing(again[-1], empty[-1]) or bench.differing(third[-1], empty[-1]):
         return [Finding("empty slot", "note", "two runs with an empty slot differ already", "see restart")]
-    wrong = bench.differing(zeros[-1], empty[-1])
-    if wrong:
-        return [Finding("empty slot", "bad", f"a correction of zeros changes {', '.join(wrong[:5])}", "the procedure that "
-                                                                                                      "calls the slot must "
-                        "only add with trimtab_add; what else it sets must be set with an empty slot, too")]
-    return [Finding("empty slot", "ok", "empty, and filled with zeros: the same bits")]
+    if bench.unequal(zeros[-1], empty[-1]):
+        return [Finding("empty slot", "bad", f"a correction of zeros changes in {steps} steps "
+                        f"{bench.sizes(zeros[-1], empty[-1])}", "the procedure that calls the slot must only add with "
+                        "trimtab_add; what else it sets must be set with an empty slot, too")]
+    signs = bench.differing(zeros[-1], empty[-1])
+    but = f" but for the sign of zeros in {', '.join(signs[:5])} (-0.0 + 0.0 is 0.0)" if signs else ""
+    return [Finding("empty slot", "ok", f"empty, and filled with zeros: the same {'numbers' if signs else 'bits'} after {steps} "
+                                        f"steps{but}")]
 
 
 def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
@@ -111,18 +123,22 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
     bench.solver.weight = SlotWeight(bench.spec, weight)
     training, stride = bench.experiment.training, bench.stride
     window = min(training.window, 3 if bench.slow else 10, max(1, bench.most // stride))
-    correction = scaled_network(bench, window)
-    start = bench.state
+    correction, title = scaled_network(bench, window), f"gradient {training.gradient}, {window} steps"
+    start, single = bench.state, any(one.dtype == "real32" and not one.hidden for one in bench.spec.fields)
     if not bench.slow:
         start = np.repeat(bench.state, 2, axis=0)
         start[1] = bench.run(bench.state, 1, stride=4)[1]
     with torch.no_grad():
         correction.output_scale.mul_(0.5)
     truth = bench.advance(start, window, stride=stride, correction=correction).states
+    bench.run(bench.state, 1, stride=OTHER)
+    if bench.differing(bench.advance(start, window, stride=stride, correction=correction).states[-1, 0], truth[-1, 0]):
+        return [Finding(one, "note", "cannot be told: two runs from the same state with the same network differ",
+                        "see restart and random numbers") for one in ("gradient, one step", title)]
     with torch.no_grad():
         correction.output_scale.mul_(2.0)
     findings = []
-    cases = [("none", 1, "gradient, one step"), (training.gradient, window, f"gradient {training.gradient}, {window} steps")]
+    cases = [("none", 1, "gradient, one step"), (training.gradient, window, title)]
     for name, steps, title in cases:
         options = training.gradient_options if name == training.gradient else {}
         expected = RUNS * len(start) * steps * stride * bench.seconds
@@ -143,16 +159,27 @@ def check_gradient(bench: Bench, weight: dict[str, object]) -> list[Finding]:
         if math.isnan(row.cosine):  # the loss does not move with the network
             findings.append(unchecked(title, "weight"))
             continue
-        found = f"cosine {row.cosine:.4f}, error {row.error:.2g} against finite differences (± {row.uncertainty:.0e})"
-        sure = row.uncertainty < 0.1
+        found = (f"cosine {row.cosine:.4f}, error {row.error:.2g} of the gradient's length, against finite differences "
+                 f"(± {row.uncertainty:.0e})")
+        sure = row.uncertainty < SURE
         if name == "none":
             good = row.error < GOOD + 2 * row.uncertainty
-            remedy = "" if good else ONCE
+            calls = _calls(bench)
+            remedy = "" if good else ONCE.format(calls=calls) if calls > 1 else INPUT
         else:
-            good = row.cosine > FAIR
-            remedy = "" if good else "shorten training.window; `trimtab gradcheck` says which variant reaches how far"
-        findings.append(Finding(title, "ok" if good and sure else "note", found, remedy if sure else ROUNDED))
+            good = row.cosine > FAIR and row.error < LONG
+            remedy = "" if good else "shorten training.window; `trimtab gradcheck` says which variant reaches how far" \
+                if row.cosine <= FAIR else "its direction is right, its length is not: see steady in the weights above"
+        findings.append(Finding(title, "ok" if good and sure else "note", found,
+                                remedy if sure else ROUNDED if single else UNSURE))
     return findings
+
+
+def _calls(bench: Bench) -> float:
+    """Calls of the slot a step."""
+    before = bench.own.library.calls()
+    bench.run(bench.state, 2, noop=True)
+    return (bench.own.library.calls() - before) / 2
 
 
 def check_memory(bench: Bench) -> list[Finding]:
@@ -164,11 +191,14 @@ def check_memory(bench: Bench) -> list[Finding]:
     while steps < piece * ROUNDS and bench.agreed(time.perf_counter() - began) < 5 * BUDGET:
         bench.run(bench.state, piece, noop=bool(bench.spec.slots))
         steps += piece
+    if not before:
+        return [Finding("memory", "note", "not looked at: this system does not tell how much a process holds",
+                        "watch a training's memory by your own means")]
     grown = _resident() - before
     if grown > max(LITTLE, GROWTH * steps):
-        return [Finding("memory", "note", f"grows by {grown / steps:,.0f} bytes a step", "something is allocated each step and "
-                                                                                         "not freed; solver "
-                        "isolation = \"process\" gives it back at the end of a run")]
+        back = "" if bench.calls_mpi else "; [solver] isolation = \"process\" gives it back at the end of a run"
+        return [Finding("memory", "note", f"grows by {grown / steps:,.0f} bytes a step",
+                        f"something is allocated each step and not freed{back}")]
     return [Finding("memory", "ok", f"steady over {steps} steps")]
 
 
@@ -186,34 +216,42 @@ def check_cost(bench: Bench, network: AnyCorrection | None = None) -> list[Findi
             taken.append(bench.agreed(time.perf_counter() - began))
         return min(taken)
 
-    def step(correction: nn.Module | None) -> float:
-        """Microseconds a step, without what a run costs at its begin and end."""
-        return 1e6 * max(0.0, seconds(correction, 1, steps) - seconds(correction, 1)) / (steps - 1)
+    def step(correction: nn.Module | None) -> tuple[float, float]:
+        """Microseconds a step, without what a run costs at its begin and end, and the least that could be told from none."""
+        alone, together = seconds(correction, 1), seconds(correction, 1, steps)
+        return 1e6 * (together - alone) / (steps - 1), RESOLUTION * 1e6 * alone / (steps - 1)
 
-    empty, training = step(None), ""
-    found = f"a step {_time(empty)}"
+    (empty, least), training = step(None), ""
+    found = f"a step {_told(empty, least)}"
     if bench.spec.slots:
         correction = network or scaled_network(bench, steps).to(build_correction(bench.experiment, bench.local).dtype)
-        nothing, filled = step(bench.given(None)), step(correction)
+        nothing, filled = step(bench.given(None))[0], step(correction)[0]
         if bench.own is bench.solver:
-            training = training_cost(bench, correction, 1e-6 * empty, 1e-6 * filled)
-        found += f" with an empty slot, {_time(nothing)} with zeros from Python, {_time(filled)} with the network"
+            training = training_cost(bench, correction, 1e-6 * max(empty, least), 1e-6 * filled)
+        found += f" with an empty slot, {_told(nothing, least)} with zeros from Python, {_told(filled, least)} with the network"
     recorded = 1e6 * (seconds(None, steps) - seconds(None, 1, steps)) / (steps - 1)
-    return [Finding("cost", "ok", f"{found}; recording every step {_time(max(0.0, recorded))} more{training}")]
+    return [Finding("cost", "ok", f"{found}; recording every step {_told(recorded, least)} more{training}")]
 
 
 def check_stop(bench: Bench) -> list[Finding]:
-    """What a blow-up does; comes last, as the code may end the process."""
+    """What a blow-up does; comes last, as the code may end the process. Pushed with noise: what is alike everywhere a code that
+    looks at differences, or drops the mean, does not feel."""
     if not bench.spec.slots:
         return []
-    sizes = np.concatenate([np.full(one.size, 1e6 * (np.abs(bench.state).max() or 1.0) / bench.spec.dt)
-                            for slot in bench.spec.slots for one in slot.outputs])
-    steps = min(60, bench.most)
-    window = bench.advance(bench.state, steps, correction=bench.given(sizes), on_blow_up="mark")
-    step = int(window.failed_step[0])
-    said = f"a blow-up is seen at step {step}" if step else \
-        f"a push of a million times its size does not blow it up in {steps} steps"
-    return [Finding("blow-up", "ok", f"{said}; the code does not stop the process")]
+    steps, views, noise = min(60, bench.most), bench.spec.split(bench.state), np.random.default_rng(0)
+    every = float(np.abs(bench.state).max()) or 1.0
+    for push in PUSHES:
+        sizes = []
+        for one in named_outputs(bench.spec).values():
+            size = float(np.abs(views[one.name]).max()) if one.name in views else every
+            sizes.append(push * (size or every) / bench.spec.dt * noise.standard_normal(one.size))
+        window = bench.advance(bench.state, steps, correction=bench.given(np.concatenate(sizes)), on_blow_up="mark")
+        if step := int(window.failed_step[0]):
+            return [Finding("blow-up", "ok", f"noise of {push:.0e} times the fields' size a step: a blow-up is seen "
+                            f"at step {step}; the code does not stop the process")]
+    return [Finding("blow-up", "note", f"noise of {PUSHES[-1]:.0e} times the fields' size a step does not blow it up in "
+                    f"{steps} steps, so that what a blow-up does was not seen",
+                    "nothing, where the code limits or clips what it is given")]
 
 
 def scaled_network(bench: Bench, window: int) -> AnyCorrection:
@@ -265,6 +303,11 @@ def _time(microseconds: float) -> str:
     return f"{microseconds:.3g} µs"
 
 
+def _told(microseconds: float, least: float) -> str:
+    """A time, or that it is below what the clock tells apart."""
+    return _time(microseconds) if microseconds > least else f"less than {_time(least)}"
+
+
 def _bytes(number: float) -> str:
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= size:
@@ -273,8 +316,9 @@ def _bytes(number: float) -> str:
 
 
 def _resident() -> int:
-    """Resident bytes of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    """Resident bytes of this process; 0 where the system does not tell."""
+    told = Path("/proc/self/status")
+    for line in told.read_text().splitlines() if told.is_file() else ():
         if line.startswith("VmRSS"):
             return 1024 * int(line.split()[1])
     return 0

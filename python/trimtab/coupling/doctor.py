@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -27,8 +26,10 @@ from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.bench import FEW
 from trimtab.coupling.finding import START, Finding, once, unchecked
-from trimtab.coupling.weight import write_weight
+from trimtab.coupling.weight import UNTOLD
+from trimtab.coupling.weight_line import ROW, by_hand, compare_weight
 from trimtab.errors import ConfigError
+from trimtab.terminal import table_console
 
 CHECKS = ("description", "times", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
           "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
@@ -36,7 +37,6 @@ ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without
 RESTARTS = ("restart", "restart, long")
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
-LOG_WIDTH = 150
 ENDS = re.compile(r"(ERROR )?STOP\b|Fortran runtime error")
 ABORTED = re.compile(r"the code ended this process, by MPI_ABORT \(exit code (-?\d+)\)")
 WORDS = 4000  # bytes of a log that are looked at
@@ -70,15 +70,17 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
         findings.append(Finding("ranks", "ok", "the code calls MPI, and is looked at here on one rank",
                                 "on several, with blocks and halos: mpirun -n 2 trimtab couple check"))
     remaining, weight, longest = list(CHECKS), dict(experiment.solver.options.get("weight", {})), 0
+    hand = by_hand(path, weight)
     # What the code started may still clear up after it in there.
     with tempfile.TemporaryDirectory(prefix="trimtab-check-", ignore_cleanup_errors=True) as root:
-        scratch, folder = Path(root) / "scratch", Path() if write else Path(root)
+        scratch, folder = Path(root) / "scratch", Path() if write and not hand else Path(root)
         scratch.mkdir()
         while remaining:
-            seen = _run(path, remaining, weight, longest, scratch, folder, tell)
+            seen = _run(path, remaining, weight, longest, scratch, folder, tell, hand)
             findings += seen.findings
             if seen.ending and not longest and seen.begun not in ENDING:  # perhaps it is sound before
-                short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
+                believed = weight if hand else seen.answer.get("weight", weight)
+                short = _run(path, [seen.begun], believed, FEW, scratch, folder, tell, hand)
                 findings += short.findings
                 findings.append(_ended(experiment, short, shared) if short.ending else _lasted(seen))
                 longest = 0 if short.ending else FEW
@@ -87,9 +89,8 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
                 findings.append(_ended(experiment, seen, shared))
             if "weight" in seen.answer:
                 forgets = not repeats and _bad(findings, "random numbers", *RESTARTS)
-                findings += [unchecked("weight in TOML", forgets)] if forgets else \
-                    compare_weight(path, weight, seen.answer["weight"], write)
-                weight = seen.answer["weight"]
+                findings += [unchecked(ROW, forgets)] if forgets else judge_weight(path, weight, seen, write, hand)
+                weight = weight if hand else seen.answer["weight"]
             if _bad(findings, START):
                 findings += [unchecked(name, START) for name in CHECKS[CHECKS.index(START) + 1 :]]
                 break
@@ -104,6 +105,22 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
                     if one.check in (*RESTARTS, "random numbers") and one.state == "bad" else one for one in findings]
     order = {name: number for number, name in enumerate(CHECKS)}
     return sorted(findings, key=lambda one: next((order[name] for name in reversed(CHECKS) if one.check.startswith(name)), 0))
+
+
+def judge_weight(path: Path, believed: dict[str, Any], seen: Seen, write: bool, hand: bool) -> list[Finding]:
+    """The row of the TOML's weight: none is written, nor called right, where an output does not arrive.
+
+    Args:
+        path, believed, write, hand: see `compare_weight`.
+        seen: findings and answer of the check of the weight.
+    """
+    rows = {one.check.removeprefix("weight of "): one for one in seen.findings
+            if one.check == "weight" or one.check.startswith("weight of ")}
+    wrong = [one.check for one in rows.values() if one.state == "bad"]
+    if wrong:
+        return [unchecked(ROW, wrong[0])]
+    untold = [name for name, one in rows.items() if UNTOLD in one.found]
+    return compare_weight(path, believed, seen.answer["weight"], write, hand=hand, untold=untold)
 
 
 def _by_cause(findings: list[Finding]) -> list[Finding]:
@@ -156,16 +173,14 @@ def print_findings(findings: list[Finding]) -> None:
     table.add_column("remedy", ratio=2)
     for one in findings:
         table.add_row(one.check, Text(one.state, COLOURS[one.state]), Text(one.found), Text(one.remedy))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = table_console()
     console.print(table, highlight=False)
     count = {state: sum(one.state == state for one in findings) for state in COLOURS}
     console.print(f"{count['ok']} ok, {count['note']} to note, {count['bad']} bad", highlight=False)
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What one process told.
 
     Args:
@@ -183,13 +198,13 @@ class _Seen:
 
 
 def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, folder: Path,
-         tell: Callable[[str], None]) -> _Seen:
+         tell: Callable[[str], None], hand: bool) -> Seen:
     """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
     command = [sys.executable, "-c", "import sys; sys.path.insert(0, ''); from trimtab.coupling.probe import work; work()"]
     environment = {**os.environ, "TMPDIR": str(scratch)}
-    seen, finished = _Seen(), False
+    seen, finished = Seen(), False
     with (scratch / "errors.txt").open("w") as errors, subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
             cwd=path.resolve().parent) as process:
@@ -204,7 +219,7 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
         try:
             assert process.stdin is not None
             process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight, "longest": longest,
-                                            "folder": str(folder)}))
+                                            "folder": str(folder), "hand": hand}))
             process.stdin.close()
             while (line := lines.get(timeout=PATIENCE)) is not None:
                 message = json.loads(line)
@@ -230,28 +245,7 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
     return seen
 
 
-def compare_weight(path: Path, believed: dict[str, Any], measured: dict[str, Any], write: bool) -> list[Finding]:
-    """What the TOML believes against what was measured.
-
-    Args:
-        path: the TOML.
-        believed, measured: [solver] weight.
-        write: put the measured one into the TOML.
-
-    Returns:
-        One finding.
-    """
-    if measured == believed:
-        return [Finding("weight in TOML", "ok", "as measured" if measured else "none is needed: every output moves its field "
-                                                                               "by c h")]
-    said = "not what was measured" if believed else "none, and one is needed for the gradient"
-    if not write:
-        return [Finding("weight in TOML", "note", said, "leave out --keep and it is written")]
-    write_weight(path, measured)
-    return [Finding("weight in TOML", "ok", f"was {said}: {'written' if measured else 'taken out of'} {path.name}")]
-
-
-def _ended(experiment: Experiment, seen: _Seen, shared: bool) -> Finding:
+def _ended(experiment: Experiment, seen: Seen, shared: bool) -> Finding:
     said = f"the code {seen.ending}"
     if seen.begun == "open":
         return Finding("open", "bad", said, "trimtab_initialise in the adapter must come back: see what the code printed")
@@ -267,7 +261,7 @@ def _ended(experiment: Experiment, seen: _Seen, shared: bool) -> Finding:
                    "take isolation = \"none\" out of [solver]: a process of its own keeps a training alive through that")
 
 
-def _lasted(seen: _Seen) -> Finding:
+def _lasted(seen: Seen) -> Finding:
     return Finding(seen.begun, "note", f"the code {seen.ending}; what stands above is from runs of at most {FEW} steps", SURVIVE)
 
 

@@ -5,12 +5,10 @@ back? And do the runs that a reference makes of it differ?"""
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 
 import trimtab
-from trimtab.bridge.ranks import mpi_libraries
 from trimtab.coupling.bench import DEVELOP, FEW, Bench
 from trimtab.coupling.finding import START, Finding
 from trimtab.coupling.symbols import called
@@ -27,6 +25,8 @@ ALIKE = 0.1      # of what the fields vary, below which two runs are near-copies
 LOST = ("`program` made a subroutine forgets its variables between calls: SAVE them, or compile with -fno-automatic; a loop that "
         "cuts its last step short (`if (t + dt > t_end) dt = t_end - t`) makes dt = 0: set the end out of reach; or else a "
         "calmer start, a shorter dt")
+UNSET = ("see whether trimtab_initialise calls all of the set-up, with the files and the namelist it reads; a field that only "
+         "the first step sets is given a number in trimtab_initialise")
 RECIPE = ("in trimtab_describe `call random_seed(get=seeds)` before `call trimtab_hidden(seeds, 'seeds')`, in trimtab_set_state "
           "`call random_seed(put=seeds)` after trimtab_to_fields; seeds is an integer array of a module, as long as "
           "random_seed(size=) says")
@@ -34,6 +34,11 @@ RECIPE = ("in trimtab_describe `call random_seed(get=seeds)` before `call trimta
 
 def check_start(bench: Bench) -> list[Finding]:
     """A few steps from the code's own start with an empty slot, looked at one by one: they are finite, and of one length."""
+    views = bench.spec.split(bench.solver.initial_state())
+    lost = [f"{name} ({np.count_nonzero(~np.isfinite(view))} of {view.size} numbers)" for name, view in views.items()
+            if not np.isfinite(view).all()]
+    if lost:
+        return [Finding(START, "bad", f"after its set-up the code's own state holds NaN or Inf, in {', '.join(lost)}", UNSET)]
     try:
         state = bench.state
     except BlowUpError as error:
@@ -48,9 +53,10 @@ def check_start(bench: Bench) -> list[Finding]:
 
 
 def check_again(bench: Bench) -> list[Finding]:
-    """The code opened in another process: the same initial state, bit for bit; nothing for a code on MPI ranks (it cannot be)."""
-    if mpi_libraries(Path(bench.options["library"])):
-        return []
+    """The code opened in another process: the same initial state, bit for bit; a code on MPI ranks cannot be."""
+    if bench.calls_mpi:
+        return [Finding("opened twice", "note", "not looked at: a code that is linked with MPI is not opened in another process "
+                        "from here", "two runs of this check print the same table where it begins with the same bits")]
     options = {**bench.options, "isolation": "process", "instances": 1}
     with trimtab.open_solver(bench.experiment.solver.name, **options) as other:
         wrong = bench.differing(bench.solver.initial_state()[0], other.initial_state()[0])

@@ -16,14 +16,16 @@ from trimtab.config import load_experiment
 from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.cold import check_cold
-from trimtab.coupling.doctor import compare_weight, find_toml, in_folder
+from trimtab.coupling.doctor import Seen, find_toml, in_folder, judge_weight
 from trimtab.coupling.finding import Finding, unchecked
 from trimtab.coupling.restart import check_restart
 from trimtab.coupling.weight import check_weight
+from trimtab.coupling.weight_line import ROW, by_hand
 from trimtab.errors import ConfigError
 from trimtab.slot_correction import AnyCorrection
 from trimtab.world import World
 
+ALONE = ("random numbers", "restart, long", "runs")
 STEPS = 8             # of the comparison with one rank
 ROUNDING = 1e-9       # of the fields' size: sums over the ranks may be rounded in another order
 AGREED = 1e-4         # of what a network in float64 does to the state: the same network on blocks
@@ -58,11 +60,14 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
             findings += check(bench)
         tell("weight")
         forgets = any(one.check == "restart" and one.state == "bad" for one in findings)
-        writes = write and world.rank == 0 and not forgets
-        found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
         believed = dict(experiment.solver.options.get("weight", {}))
-        findings += [*found, *([unchecked("weight in TOML", "restart")] if forgets else
-                               compare_weight(path, believed, weight, writes))]
+        hand = by_hand(path, believed)
+        world.wait()  # before the first rank writes what the others read
+        writes = write and world.rank == 0 and not forgets and not hand
+        found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
+        measured = Seen("weight", findings=found, answer={"weight": weight})
+        findings += [*found, *([unchecked(ROW, "restart")] if forgets else judge_weight(path, believed, measured, writes, hand))]
+        weight = believed if hand else weight
         tell("one rank")
         correction, compared = _compare(bench, world, weight)
         findings += compared
@@ -72,6 +77,8 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
             tell("cost")
             correction.output_scale.mul_(1e-3)  # over thousands of steps
             findings += checks.check_cost(bench, correction)
+        findings.append(Finding(", ".join(ALONE), "note", "not looked at here", "`trimtab couple check` without mpirun looks at "
+                                "them, on one rank"))
         findings.append(Finding("blow-up", "note", "not tried here, where a STOP or MPI_Abort would end the job",
                                 "`trimtab couple check` without mpirun tries it in a process of its own"))
         bench.close()
