@@ -24,7 +24,7 @@ ROWS = (
     ("networks", "state", "sections", "config", "files", "launch", "cohort", "world", "parallel"),
     ("window", "solver", "blocks", "joined", "correction", "observation", "slot_weight", "slot_response", "torch_stepping"),
     ("slot_correction",),
-    ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table",
+    ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "production", "score_table",
      "isolation", "ensemble_scores"),
     ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "position", "records", "climate", "closures"),
     ("offline", "online", "evaluation", "kalman", "crew"),

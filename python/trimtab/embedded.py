@@ -22,7 +22,7 @@ from trimtab.bridge.fortran_solver import described_spec
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import slot_function
 from trimtab.checkpoint import load_correction, load_run, saved_spec
-from trimtab.deploy import run_checkpoint, slot_layout, slot_part
+from trimtab.production import run_checkpoint, slot_layout, slot_part
 
 
 def open_correction(path: str, slot: str, description: str) -> tuple[int, int, int, int, str, Any]:

@@ -21,10 +21,10 @@ import trimtab
 from trimtab.bridge.compile import NotCompiledError, export_program, save_program
 from trimtab.bridge.compiled import BYTES, INSTALLED, TOLERANCE, Compiled, named_tensors, torch_folder
 from trimtab.checkpoint import Run, load_correction, saved_spec
-from trimtab.deploy import run_checkpoint, slot_layout, slot_part
 from trimtab.errors import ConfigError
 from trimtab.files import replacing_in
 from trimtab.networks import network_dtype
+from trimtab.production import run_checkpoint, slot_layout, slot_part
 from trimtab.session import log
 from trimtab.state import Field
 
