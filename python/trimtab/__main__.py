@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The command line: finds the command (`commands/`), runs it, turns an exception into a sentence and an exit code."""
 
-from __future__ import annotations
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the working folder, which `python -m trimtab` puts first: a queue.py there is not Python's
 
 import argparse
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt.
     """
     options = _parser().parse_args(arguments)
-    if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
-        sys.path.insert(0, "")
     from trimtab.launch import launched  # it wants numpy, which `--help` need not wait for
 
     try:

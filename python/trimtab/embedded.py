@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,6 @@ def open_correction(path: str, slot: str, description: str) -> tuple[int, int, i
         CheckpointError: see `load_correction`; or no slot of that name.
     """
     configure_runtime()
-    if "" not in sys.path:  # as for `trimtab`: a network named by import path may lie in this folder; last, to hide nothing
-        sys.path.append("")
     file = run_checkpoint(load_run(path)) if Path(path).is_dir() else Path(path)
     described = json.loads(description) if description else {}
     if not described or "slots" in described:

@@ -186,7 +186,7 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
     """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", "import sys; sys.path.insert(0, ''); from trimtab.coupling.probe import work; work()"]
+    command = [sys.executable, "-P", "-c", "from trimtab.coupling.probe import work; work()"]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     seen, finished = _Seen(), False
     with (scratch / "errors.txt").open("w") as errors, subprocess.Popen(
