@@ -17,7 +17,7 @@ import trimtab
 from trimtab.checkpoint import Run, load_correction
 from trimtab.config import Experiment
 from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError
-from trimtab.files import commit, writing
+from trimtab.files import check_file, commit, only_writer_of, writing
 from trimtab.production import run_checkpoint
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.slot_correction import AnyCorrection
@@ -157,7 +157,9 @@ def forward(
         The file.
 
     Raises:
-        ConfigError: steps that are no multiple of `every`, or a file that is already there.
+        ConfigError: steps that are no multiple of `every`, or a file that is already there; a device, a pipe or a folder has
+            that name.
+        DataError: another process is writing the file.
         BlowUpError: a member left the finite numbers; what was computed is in the file.
         OutputError: the disk is full, or the folder cannot be written to.
     """
@@ -195,11 +197,21 @@ def forward(
 def _output(
     path: Path, spec: SolverSpec, members: int, attributes: Mapping[str, str], overwrite: bool
 ) -> Iterator[netCDF4.Dataset]:
+    check_file(path)
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} is already there: give another --out, or --overwrite.")
     if not path.parent.is_dir():
         raise ConfigError(f"There is no folder {path.parent} to write {path.name} to.")
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            stack.enter_context(only_writer_of(path))
+        yield from _held_output(path, spec, members, attributes)
+
+
+def _held_output(path: Path, spec: SolverSpec, members: int, attributes: Mapping[str, str]) -> Iterator[netCDF4.Dataset]:
+    """The file as it grows; one process at a time."""
     partial, interrupt, file = path.with_name(f"{path.name}.partial"), None, None
+    check_file(partial)
     try:
         with writing(path, RuntimeError):  # the netCDF library keeps for itself what the system said
             file = netCDF4.Dataset(partial, "w")
