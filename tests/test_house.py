@@ -21,7 +21,7 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 # A module imports from its own row and from the rows above it, never from below; and never in a circle.
 ROWS = (
     ("errors",),
-    ("networks", "state", "sections", "config", "files", "import_path", "launch", "cohort", "world", "parallel"),
+    ("networks", "state", "sections", "config", "files", "import_path", "telling", "launch", "cohort", "world", "parallel"),
     ("window", "solver", "blocks", "joined", "correction", "observation", "slot_weight", "slot_response", "torch_stepping"),
     ("slot_correction",),
     ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "production", "score_table",

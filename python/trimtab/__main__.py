@@ -7,6 +7,8 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # the working folder, which `python -m trimtab` puts first: a queue.py there is not Python's
 
 import argparse
+import contextlib
+import io
 import os
 import traceback
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from typing import Any
 import trimtab
 from trimtab.commands import COMMANDS, command
 from trimtab.errors import ConfigError, SolverError, TrimtabError
+from trimtab.telling import heard
 
 ALONE = ("experiments", "score", "run", "report", "gradcheck", "couple", "export", "reproduce",
          "version")  # commands that one rank does, whoever else is there
@@ -29,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an encoding without ± or é gets a ?, never an exception after hours of work
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     from trimtab.launch import launched  # it wants numpy, which `--help` need not wait for
 
@@ -37,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.world = options.ranks(options)  # once: ranks that share something find each other here
             if launched()[1] and options.world.size == 1:
                 return 0  # rank 0 does it
-        return options.command(options)
+        with heard(_say) if launched()[1] == 0 else contextlib.nullcontext():
+            return options.command(options)
     except KeyboardInterrupt:
         return _end(f"\nInterrupted; {options.hint(options)}", 130)
     except BrokenPipeError:  # the reader of our output has left, as `head` does
@@ -47,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trace = traceback.format_exc() if options.debug else ""
         code = 1 if isinstance(error, SolverError | OSError | ImportError) else 2
         return _end(f"{trace}trimtab: {_sentence(error)}", code)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _end(text: str, code: int) -> int:

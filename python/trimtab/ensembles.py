@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from trimtab.checkpoint import Run, check_place, load_run, provenance
 from trimtab.config import dump_experiment, load_experiment
 from trimtab.deploy import run_correction
 from trimtab.errors import BlowUpError, ConfigError
+from trimtab.launch import asked_threads
 from trimtab.parallel import get_world
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import SolverConfig
@@ -363,7 +363,7 @@ def solver_opener(config: SolverConfig) -> Opener:
 
 def _threads() -> int:
     """One a process: members are what is spread, and a network's bits may depend on the number."""
-    return int(os.environ.get("TRIMTAB_THREADS") or 1)
+    return asked_threads() or 1
 
 
 @contextlib.contextmanager

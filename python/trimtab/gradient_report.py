@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import trimtab
@@ -30,9 +29,9 @@ from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets
+from trimtab.terminal import output_console
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LOG_WIDTH = 150
 
 
 def check_gradients(
@@ -177,9 +176,7 @@ def print_gradcheck(table: CheckTable) -> None:
             *([f"{row.cosine_exact:.4f}"] if twin else []), f"{row.error:.2g}", f"{row.error_along:.2g}",
             f"{row.efficiency:.3g}", f"{row.uncertainty:.0e}", str(row.solver_steps), str(row.network_states),
             f"{row.seconds:.2g}", end_section=row is table.rows[-1] or row.gradient == table.rows[-1].gradient)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = output_console()
     console.print(shown)
     console.print(table.recommendation(), highlight=False)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from rich.text import Text
 from trimtab.score_table import LABELS, ScoreTable
 
 QUIET_SECONDS = 30.0  # between two lines when nobody watches
-LOG_WIDTH = 150       # of a table in a file or a pipe
+WIDE = 10_000         # of a table in a file or a pipe: it is as wide as it is
 
 
 class Watch:
@@ -31,7 +32,7 @@ class Watch:
     """
 
     def __init__(self, stream: IO[str] | None = None):
-        self.console = Console(file=stream or sys.stderr)
+        self.console = output_console(stream or sys.stderr)
         self.bars: Progress | None = None
         self.stage, self.task = "", TaskID(0)
         self.began = self.told = 0.0
@@ -97,6 +98,26 @@ class Watch:
             self.console.print(f"{self.stage}: done in {_duration(time.monotonic() - self.began)}", highlight=False)
 
 
+def output_console(stream: IO[str] | None = None) -> Console:
+    """Where tables and lines go: on a terminal with colours and folded to its width; in a file or a pipe plain and wide.
+
+    Args:
+        stream: standard output by default.
+    """
+    stream = stream or sys.stdout
+    if _is_seen(stream):
+        return Console(file=stream)
+    return Console(file=stream, width=WIDE, force_terminal=False, force_jupyter=False, color_system=None, no_color=True)
+
+
+def _is_seen(stream: IO[str]) -> bool:
+    """Whether it is a terminal. One of no width is what mpirun gives to ranks whose output goes to a file or a pipe."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # no file of the system, or closed
+        return False
+
+
 def print_scores(table: ScoreTable) -> None:
     """The score table on standard output: a row a score, a column a closure, the best in bold."""
     shown = Table(box=box.SIMPLE_HEAD, title=f"Scores of {table.experiment}" if table.experiment else "Scores",
@@ -113,9 +134,7 @@ def print_scores(table: ScoreTable) -> None:
         arrow = "↓" if column.better == "low" else "↑"
         cells = [Text(table.cell(row, column.key), style="bold" if row == best else "") for row in table.rows]
         shown.add_row(f"{column.label}{unit} {arrow}", *cells)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = output_console()
     console.print(shown)
     for note in filter(None, (*table.notes, table.comparison())):
         console.print(note, highlight=False)
@@ -133,10 +152,7 @@ def print_checks(title: str, rows: Sequence[Sequence[str]]) -> None:
         shown.add_column(name, justify="right" if name == "measured" else "left")
     for row in rows:
         shown.add_row(*(Text(one, style="bold" if one == "outside" else "") for one in row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
-    console.print(shown)
+    output_console().print(shown)
 
 
 def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
@@ -148,8 +164,7 @@ def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
     for key in rows[0]:
         if key != "lead_time":
             shown.add_row(key.replace("_", " "), *(f"{row[key]:.4g}" for row in rows))
-    console = Console()
-    (console if console.is_terminal else Console(width=LOG_WIDTH)).print(shown)
+    output_console().print(shown)
 
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
@@ -157,7 +172,7 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     shown = Table.grid(padding=(0, 3), expand=False)
     for name, text in pairs:
         shown.add_row(Text(name, style="bold"), Text(text))
-    console = Console()
+    console = output_console()
     if title:
         console.print(title, highlight=False)
     console.print(shown)
