@@ -23,7 +23,7 @@ from trimtab.checkpoint import load_run
 ROOT = Path(__file__).parent.parent
 COLUMN = Path(__file__).parent / "legacy" / "column"
 SOURCES = Path(__file__).parent / "production"
-PACKAGES = "libnetcdff-dev, libhdf5-dev and libopenmpi-dev (`make test` installs them, as root with apt)"
+PACKAGES = "apt install libnetcdff-dev libhdf5-dev (`make test` does it as root), or what its Makefile says for dnf, conda, brew"
 # What comes with torch and numpy, and what the bridge wraps with; no library that a program may have linked itself.
 ALLOWED = {"trimtab", "torch", "torchgen", "functorch", "numpy", "typing_extensions", "f90wrap", "f90nml", "sympy", "mpmath",
            "networkx", "jinja2", "markupsafe", "fsspec", "filelock", "setuptools", "pkg_resources", "_distutils_hack"}
@@ -58,7 +58,7 @@ def linked(tmp_path_factory):
     """The column's sources with a main that uses all these libraries."""
     tools = [name for name in ("nf-config", "mpif90", "mpicc") if shutil.which(name) is None]
     if tools or subprocess.run(["pkg-config", "--exists", "hdf5", "fftw3"], check=False).returncode:
-        pytest.fail(f"this test links netCDF-Fortran, HDF5, FFTW and MPI: install {PACKAGES}")
+        pytest.fail(f"this test links netCDF-Fortran, HDF5, FFTW and MPI: {PACKAGES}")
     folder = tmp_path_factory.mktemp("linked")
 
     def said(*command):
@@ -77,6 +77,23 @@ def linked(tmp_path_factory):
     return folder
 
 
+def start(linked, path, before=()):
+    return subprocess.run([*before, str(linked / "column"), str(path)], capture_output=True, text=True, timeout=300,
+                          cwd=path.parent, env={**os.environ, **PYTHON, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
+                                                "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"})
+
+
+def test_a_network_that_brings_another_netcdf_is_a_sentence(linked, built, tmp_path, monkeypatch):  # noqa: F811
+    """A module that reads data, too: its import would end the program with SIGSEGV."""
+    (tmp_path / "reading_net.py").write_text("import netCDF4, torch\nclass Network(torch.nn.Linear):\n    def __init__(self):\n"
+                                             "        super().__init__(8, 8)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trained(tmp_path / "RUN", built, False, 'name = "reading_net:Network"')[0].close()
+    done = start(linked, tmp_path / "RUN")
+    assert done.returncode == 1, done.stderr
+    assert "this program links the library of nc_open itself, and netCDF4 brings another: import netCDF4 in none" in done.stderr
+
+
 @pytest.mark.parametrize("form", ["checkpoint", "exported"])
 def test_a_program_keeps_its_libraries(form, linked, built, tmp_path):  # noqa: F811
     """Its netCDF, HDF5, FFTW, MPI and OpenMP answer before, between and after calls of the correction; on two ranks."""
@@ -89,10 +106,7 @@ def test_a_program_keeps_its_libraries(form, linked, built, tmp_path):  # noqa: 
     if form == "exported":
         export.export_run(load_run(path), tmp_path / "out")
         path = tmp_path / "out"
-    done = subprocess.run(["mpirun", "-n", "2", "--oversubscribe", str(linked / "column"), str(path)], capture_output=True,
-                          text=True, timeout=300, cwd=tmp_path,
-                          env={**os.environ, **PYTHON, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
-                               "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"})
+    done = start(linked, path, ("mpirun", "-n", "2", "--oversubscribe"))
     assert done.returncode == 0, done.stdout + done.stderr
     numbers = np.array([int(one, 16) for one in done.stdout.split()], dtype=np.uint32).view(np.float32).reshape(2, 8)
     assert np.array_equal(numbers, [expected, expected])

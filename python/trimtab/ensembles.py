@@ -27,7 +27,7 @@ from trimtab.launch import asked_threads
 from trimtab.parallel import get_world
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import SolverConfig
-from trimtab.solver import Solver, whole_steps
+from trimtab.solver import Solver, whole_number, whole_steps
 from trimtab.starts import Perturbation, Starts, bred_factor, breed, draw, held_out, of_file, perturbation_scales, vary
 from trimtab.state import SolverSpec
 from trimtab.world import LONGEST, World
@@ -130,8 +130,9 @@ class Ensemble:
         world: World | None = None,
         identity: Mapping[str, Any] | None = None,
     ):
-        members, group = whole_steps(members, group)
-        self.steps, self.every = whole_steps(steps, every)
+        members, group = whole_number("members", members), whole_number("group", group)
+        self.steps, self.every = whole_number("steps", steps), whole_number("every", every)
+        whole_steps(self.steps, 1)  # not too many
         if self.steps % self.every:
             raise ConfigError(f"{steps} steps are no multiple of {every}, the steps between two records.")
         if seed < 0:
@@ -188,6 +189,7 @@ class Ensemble:
         """
         if not folders:
             raise ConfigError("An ensemble needs a run folder.")
+        whole_number("members", members)  # before a reference run is made
         runs = [load_run(one) if checkpoint or (Path(one) / "experiment.toml").is_file() else None for one in folders]
         for run in filter(None, runs):
             check_place(run)
