@@ -121,6 +121,7 @@ def test_a_user_without_a_name_and_a_home(tmp_path, open_solver):
     said = done.stdout.decode()
     assert "No library correction.so: AOTInductor does not take it" in said and "correction.ts" in said, said
     assert "compiling the correction with AOTInductor" in done.stderr.decode()
+    assert "No library correction.so" in done.stderr.decode()  # the log's warning
     assert own.stat().st_mode & 0o077 == 0
     own.chmod(0o777)
     assert "is somebody else's, or others may write to it" in run(*export, **environment).stdout.decode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -50,6 +51,8 @@ def heard(say: Callable[[str], None]) -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             if getattr(record, "aloud", False):
                 say(record.getMessage())
+            elif record.levelno >= logging.WARNING and log.handlers == [self] and not logging.getLogger().handlers:
+                print(record.getMessage(), file=sys.stderr)  # as logging does where nobody handles it
 
     handler, before = Heard(logging.INFO), log.level
     log.addHandler(handler)
