@@ -10,13 +10,17 @@ BUILD_TOOLS := meson-python meson ninja "numpy>=2" f90wrap
 SOURCES := pyproject.toml $(shell find . -name 'meson*' -not -path './.*' -not -path './build/*') \
   $(shell find fortran bridge python -type f -not -name '*.pyc')
 APT_PACKAGES := gcc g++ gfortran pkg-config libfftw3-dev python3-dev python3-venv openmpi-bin libopenmpi-dev
+# What the programs of the tests link besides, as climate codes do: netCDF and HDF5. trimtab itself needs neither.
+TEST_PACKAGES := libnetcdff-dev libnetcdf-dev libhdf5-dev
+TEST_MISSING = The tests link netCDF-Fortran and HDF5 (nf-config, and hdf5 for pkg-config): apt install $(TEST_PACKAGES)  |  \
+  dnf install netcdf-fortran-devel hdf5-devel  |  conda install -c conda-forge netcdf-fortran hdf5  |  brew install netcdf-fortran hdf5
 MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3, MPI (mpirun, mpicc) and Python 3.11 or newer with venv: \
   apt install $(APT_PACKAGES)  |  dnf install gcc gcc-c++ gcc-gfortran pkgconf fftw-devel python3-devel openmpi-devel  |  \
   conda install -c conda-forge compilers pkg-config fftw python openmpi  |  brew install gcc pkg-config fftw python open-mpi
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test setup system lint sanitize fuzz bench reproduce clean help
+.PHONY: demo test setup system test-system lint sanitize fuzz bench reproduce clean help
 
 help:           ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -24,7 +28,7 @@ help:           ## what there is
 demo: setup     ## train a correction inside the Fortran QG solver and score it
 	$(BIN)/trimtab train qg-demo --out runs/qg-demo --resume
 
-test: setup lint ## everything under tests/
+test: setup lint test-system ## everything under tests/
 	OMP_NUM_THREADS=1 $(BIN)/meson test -C build/tests --print-errorlogs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
@@ -46,7 +50,8 @@ sanitize: setup ## the Fortran and C parts' tests, and the bridge's, under sanit
 	$(BIN)/meson install -C build/sanitize/bridge --quiet --destdir $(CURDIR)/build/sanitize --tags runtime,python-runtime
 	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_bridge.py tests/test_fuzz.py -k "not memory and not exit"
 
-fuzz: setup     ## thousands of experiments, files and arguments that are wrong; minutes
+fuzz: setup     ## thousands of experiments, files and arguments that are wrong; a quarter of an hour and more
+	@cases=$${TRIMTAB_FUZZ:-3000}; echo "$$cases cases a test (TRIMTAB_FUZZ): about $$((cases * 18 / 3000 + 1)) minutes on an idle core"
 	OMP_NUM_THREADS=1 TRIMTAB_FUZZ=$${TRIMTAB_FUZZ:-3000} $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 bench: setup build/bench/pyqg/.ready ## ratios and medians; see tests/bench
@@ -58,7 +63,7 @@ reproduce: setup ## the paper's results and ours, tables and figures into runs/r
 # A neighbour to measure against, in an environment of its own: it wants old numpy, cython and setuptools.
 build/bench/pyqg/.ready: Makefile
 	$(PYTHON) -m venv build/bench/pyqg
-	build/bench/pyqg/bin/python -m pip install -q 'numpy<2' 'cython<3' 'setuptools<70' wheel scipy pyfftw
+	build/bench/pyqg/bin/python -m pip install -q 'numpy<2' 'cython<3' 'setuptools<70' setuptools_scm wheel scipy pyfftw
 	build/bench/pyqg/bin/python -m pip install -q --no-build-isolation pyqg==0.7.2
 	touch $@
 
@@ -84,6 +89,13 @@ system:
 	 elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	 then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT_PACKAGES); \
 	 else echo "$(MISSING)" >&2; exit 1; fi
+
+# The same for the tests alone; without root the one that links them fails and says what is missing.
+test-system:
+	@if command -v nf-config >/dev/null && pkg-config --exists hdf5 2>/dev/null; then :; \
+	 elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	 then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_PACKAGES); \
+	 else echo "$(TEST_MISSING)" >&2; fi
 
 clean:          ## forget the build and the virtual environment; runs stay
 	rm -rf build $(VENV)

@@ -325,7 +325,8 @@ def test_a_displaced_analysis_is_as_far_off_as_the_members_are(runs: Path) -> No
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
-    ({"members": 0}, "at least one"), ({"steps": 7}, "multiple"), ({"seed": -1}, "seed"),
+    ({"members": 0}, "members = 0 must be a whole number above 0"), ({"group": 2.5}, "group = 2.5 must be"),
+    ({"every": 0}, "every = 0"), ({"steps": -4}, "steps = -4"), ({"steps": 7}, "multiple"), ({"seed": -1}, "seed"),
     ({"varied": {"viscosity": 0.1}}, "those that can are sigma, rho, beta"), ({"varied": {"rho": -1.0}}, "spread -1"),
     ({"perturbation": trimtab.Perturbation("bred")}, "states before the start"),
 ])

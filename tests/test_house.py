@@ -21,12 +21,12 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 # A module imports from its own row and from the rows above it, never from below; and never in a circle.
 ROWS = (
     ("errors",),
-    ("networks", "state", "sections", "config", "files", "cache", "launch", "signals", "failures", "turns", "cohort", "world",
-     "parallel"),
+    ("networks", "state", "sections", "config", "files", "cache", "import_path", "telling", "launch", "signals", "failures",
+     "turns", "cohort", "world", "parallel"),
     ("window", "solver", "blocks", "joined", "layout", "correction", "observation", "slot_weight", "slot_response",
      "torch_stepping"),
     ("slot_correction",),
-    ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "score_table",
+    ("gradient", "torch_solver", "loss", "filters", "scores", "session", "checkpoint", "production", "score_table",
      "isolation", "ensemble_scores"),
     ("written", "variables"),
     ("bridge", "targets", "reference_file", "reference_run", "reference", "phase", "position", "records", "climate", "closures"),

@@ -9,10 +9,11 @@
 The names below are the face; they are imported when first used, so that `import trimtab` itself costs nothing.
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import Any
+
+TYPE_CHECKING = False  # typing is not imported, nor __future__: `python -m trimtab` would take those of the working folder
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -44,7 +45,7 @@ _MODULES = ("networks", "gradient", "scores", "errors")
 __all__ = [*_HOME, *_MODULES, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name in _MODULES:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The command line: finds the command (`commands/`), runs it, turns an exception into a sentence and an exit code."""
 
-from __future__ import annotations
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the working folder, which `python -m trimtab` puts first: a queue.py there is not Python's
 
 import argparse
+import contextlib
+import io
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 import trimtab
 from trimtab.commands import COMMANDS, command
 from trimtab.errors import ConfigError, SolverError, TrimtabError
+from trimtab.telling import heard
 
 ALONE = ("experiments", "score", "run", "report", "gradcheck", "couple", "export", "reproduce",
          "version")  # commands that one rank does, whoever else is there
@@ -29,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt (SIGINT),
         143 after SIGTERM or SIGUSR1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an encoding without ± or é gets a ?, never an exception after hours of work
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
-    if "" not in sys.path:  # as `python -m trimtab` has it: a network named by import path may lie in the current folder
-        sys.path.insert(0, "")
     from trimtab.signals import Interrupted, exit_code, obeyed
 
     try:
@@ -52,8 +58,9 @@ def _run(options: argparse.Namespace) -> int:
             options.world = options.ranks(options)  # once: ranks that share something find each other here
             if launched()[1] and options.world.size == 1:
                 return 0  # rank 0 does it
-        code: int = options.command(options)
-        return code
+        with heard(_say) if launched()[1] == 0 else contextlib.nullcontext():
+            code: int = options.command(options)
+            return code
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -61,6 +68,10 @@ def _run(options: argparse.Namespace) -> int:
         trace = traceback.format_exc() if options.debug else ""
         code = 1 if isinstance(error, SolverError | OSError | ImportError) else 2
         return _end(f"{trace}trimtab: {_sentence(error)}", code)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _end(text: str, code: int) -> int:

@@ -30,6 +30,7 @@ from trimtab.config import FREE_TO_CHANGE, Experiment, changed_keys, parse_exper
 from trimtab.correction import Correction
 from trimtab.errors import CheckpointError, ConfigError, NoModuleError, TrimtabError
 from trimtab.files import replacing
+from trimtab.import_path import search_working_folder
 from trimtab.layout import check_fields
 from trimtab.networks import build_network, network_class
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
@@ -94,6 +95,8 @@ def check_place(run: Run) -> None:
                   weight.get("components")]
     missing = [one for one in named if isinstance(one, str) and one and not Path(one).exists()]
     module = experiment.solver.name.partition(":")[0].partition(".")[0]
+    if ":" in experiment.solver.name:
+        search_working_folder()
     if ":" in experiment.solver.name and importlib.util.find_spec(module) is None:
         missing.append(f"{module}.py" if "." not in experiment.solver.name.partition(":")[0] else module)
     if not missing:

@@ -78,7 +78,7 @@ def load_experiment(source: str | Path, overrides: Iterable[str] = ()) -> Experi
     if not path.is_file():
         raise ConfigError(f"There is no experiment {str(source)!r}: give a TOML file or one of {', '.join(shipped)}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as text: {error}.") from error
     return parse_experiment(text, str(path), overrides, path.stem)
@@ -101,7 +101,7 @@ def parse_experiment(text: str, source: str, overrides: Iterable[str] = (), name
     """
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in a thousand brackets
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
     for override in overrides:
         _override(tree, override)
@@ -183,6 +183,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {key.strip()}: {_shown(text)} cannot be read: {error}.") from error
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
@@ -217,14 +219,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return tuple(_value(kind, one, where) for kind, one in zip(arguments, value, strict=True))
     elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
         if not _plain(value):
-            raise ConfigError(f"{where} = {value!r} must hold numbers, truth values, strings, lists or tables of them.")
+            raise ConfigError(f"{where} = {_shown(value)} must hold numbers, truth values, strings, lists or tables of them.")
         return types.MappingProxyType(dict(value))
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value):
+        if _number(value) and math.isfinite(value):
             return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
+    elif isinstance(hint, type) and type(value) is hint and not (isinstance(value, int) and abs(value) >= 2**63):
         return value
-    raise ConfigError(f"{where} = {value!r} is not what is expected there: {_expected(hint)}.")
+    raise ConfigError(f"{where} = {_shown(value)} is not what is expected there: {_expected(hint)}.")
 
 
 def _plain(value: Any) -> bool:
@@ -232,11 +234,24 @@ def _plain(value: Any) -> bool:
         return all(_plain(one) for one in value.values())
     if isinstance(value, list | tuple):
         return all(_plain(one) for one in value)
-    return isinstance(value, bool | int | float | str)
+    return isinstance(value, bool | str) or (isinstance(value, int | float) and _number(value))
+
+
+def _number(value: int | float) -> bool:
+    """Whether it is one for a computer, too; a whole number may have any number of digits."""
+    return isinstance(value, float) or abs(value) < 10**300
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # of a number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
 
 
 def _expected(hint: Any) -> str:
-    names = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
+    names = {float: "a finite number", int: "a whole number of 64 bits", str: "a string", bool: "true or false"}
     return names.get(hint, "a list" if typing.get_origin(hint) is tuple else "a table")
 
 
@@ -259,14 +274,14 @@ def _key(key: str) -> str:
 def _fortran(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return ".true." if value else ".false."
-    if isinstance(value, numbers.Integral):
+    if isinstance(value, numbers.Integral) and _number(int(value)):
         return str(int(value))
-    if isinstance(value, numbers.Real) and math.isfinite(value):
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral) and math.isfinite(value):
         value = float(value)
         return f"{value:.17g}".replace("e", "d") if "e" in f"{value:.17g}" else f"{value:.17g}d0"
     if isinstance(value, str) and value.isascii() and (value.isprintable() or not value):
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, list | tuple) and value:
         return ", ".join(_fortran(key, one) for one in value)
-    raise ConfigError(f"{key} = {value!r} cannot be given to a Fortran solver: give a finite number, a truth value or "
+    raise ConfigError(f"{key} = {_shown(value)} cannot be given to a Fortran solver: give a finite number, a truth value or "
                       "plain text.")

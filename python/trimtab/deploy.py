@@ -12,15 +12,15 @@ from typing import Any
 import netCDF4
 import numpy as np
 import xarray as xr
-from torch import nn
 
 import trimtab
 from trimtab.checkpoint import Run, load_correction
 from trimtab.config import Experiment
-from trimtab.errors import BlowUpError, CheckpointError, ConfigError, DataError, OutputError
-from trimtab.files import commit, writing
+from trimtab.errors import BlowUpError, ConfigError, DataError, OutputError
+from trimtab.files import check_file, commit, only_writer_of, writing
+from trimtab.production import run_checkpoint
 from trimtab.reference import Progress, make_reference, silent
-from trimtab.slot_correction import AnyCorrection, SlotCorrection
+from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.state import Field, SolverSpec
 from trimtab.targets import Targets
@@ -30,74 +30,6 @@ from trimtab.written import open_data
 
 CHUNK_BYTES = 2**25  # of states held at once
 PIECES = 50          # of a run, at least: between two the progress is told and the file is up to date
-
-
-def run_checkpoint(run: Run, checkpoint: str = "best") -> Path:
-    """The file of a run's checkpoint.
-
-    Args:
-        run: see `load_run`.
-        checkpoint: "best", "last" or "offline".
-
-    Returns:
-        The file.
-
-    Raises:
-        CheckpointError: the run has no such checkpoint.
-    """
-    if checkpoint not in run.checkpoints:
-        there = ", ".join(run.checkpoints) or "none yet: let the training reach its first checkpoint"
-        raise CheckpointError(f"{run.folder} has no checkpoint {checkpoint!r}; there is {there}.")
-    return run.checkpoints[checkpoint]
-
-
-def slot_part(correction: AnyCorrection, spec: SolverSpec, slot: str) -> tuple[nn.Module, int, int]:
-    """What fills one slot of a solver.
-
-    Args:
-        correction: of all slots.
-        spec: the solver's.
-        slot: name of the slot; "" where there is one at most.
-
-    Returns:
-        The module, and how many numbers it reads and returns a member.
-
-    Raises:
-        CheckpointError: no such slot, or none named among several.
-    """
-    if not isinstance(correction, SlotCorrection):
-        return correction, spec.size, spec.size
-    names = [one.name for one in spec.slots]
-    if not slot and len(names) == 1:
-        slot = names[0]
-    if slot not in names:
-        raise CheckpointError(f"The correction was trained for the slots {', '.join(names)}; it has none of the name {slot!r}.")
-    found = spec.slots[names.index(slot)]
-    inputs, outputs = (sum(one.size for one in fields) for fields in (found.inputs, found.outputs))
-    return correction.slot(slot), inputs, outputs
-
-
-def slot_layout(spec: SolverSpec, slot: str) -> str:
-    """The inputs and outputs of a slot, as `trimtab_slot_declare` of trimtab_slot.h reads them.
-
-    Args:
-        spec: the solver's.
-        slot: name of the slot; "" where there is one at most.
-
-    Returns:
-        "slot NAME;input NUMBERS NAME;...output NUMBERS NAME;"; "" for a solver without named slots.
-
-    Raises:
-        CheckpointError: a name with a semicolon in it.
-    """
-    found = next((one for one in spec.slots if one.name == slot or not slot), None)
-    if found is None:
-        return ""
-    parts = [f"slot {found.name}", *(f"{kind} {one.size} {one.name}" for kind, fields in
-                                     (("input", found.inputs), ("output", found.outputs)) for one in fields)]
-    if any(";" in part for part in parts):
-        raise CheckpointError(f"The slot {found.name} has a semicolon in a name ({', '.join(parts)}): rename it in the adapter.")
-    return "".join(f"{part};" for part in parts)
 
 
 def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> AnyCorrection:
@@ -241,7 +173,9 @@ def forward(
         The file.
 
     Raises:
-        ConfigError: steps that are no multiple of `every`, or a file that is already there.
+        ConfigError: steps that are no multiple of `every`, or a file that is already there; a device, a pipe or a folder has
+            that name.
+        DataError: another process is writing the file.
         BlowUpError: a member left the finite numbers; what was computed is in the file.
         OutputError: the disk is full, or the folder cannot be written to.
     """
@@ -279,11 +213,21 @@ def forward(
 def _output(
     path: Path, spec: SolverSpec, members: int, attributes: Mapping[str, str], overwrite: bool
 ) -> Iterator[netCDF4.Dataset]:
+    check_file(path)
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} is already there: give another --out, or --overwrite.")
     if not path.parent.is_dir():
         raise ConfigError(f"There is no folder {path.parent} to write {path.name} to.")
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            stack.enter_context(only_writer_of(path))
+        yield from _held_output(path, spec, members, attributes)
+
+
+def _held_output(path: Path, spec: SolverSpec, members: int, attributes: Mapping[str, str]) -> Iterator[netCDF4.Dataset]:
+    """The file as it grows; one process at a time."""
     partial, interrupt, file = path.with_name(f"{path.name}.partial"), None, None
+    check_file(partial)
     try:
         with writing(path, RuntimeError):  # the netCDF library keeps for itself what the system said
             file = netCDF4.Dataset(partial, "w")

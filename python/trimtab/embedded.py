@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,27 @@ from trimtab.bridge.fortran_solver import described_spec
 from trimtab.bridge.runtime import configure_runtime
 from trimtab.bridge.slot import slot_function
 from trimtab.checkpoint import load_correction, load_run, saved_spec
-from trimtab.deploy import run_checkpoint, slot_layout, slot_part
+from trimtab.production import run_checkpoint, slot_layout, slot_part
+
+# Packages that bring a library of their own, and a function of it: where the program has linked that library, in another version,
+# the package would call the program's, and fall.
+LINKED = {"netCDF4": ("nc_open", "H5open"), "h5py": ("H5open",), "h5netcdf": ("H5open",)}
+
+
+class _Refused(MetaPathFinder):
+    """In the way of an import of `LINKED`, in a program that links the library: a network of the user's may ask for it."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        """None, so that the next finder is asked.
+
+        Raises:
+            ImportError: the program has the library.
+        """
+        program = ctypes.CDLL(None)
+        found = [name for name in LINKED.get(fullname, ()) if hasattr(program, name)]
+        if found:
+            raise ImportError(f"this program links the library of {found[0]} itself, and {fullname} brings another: import "
+                              f"{fullname} in none of the modules that the network needs to run")
 
 
 def open_correction(path: str, slot: str, description: str) -> tuple[int, int, int, int, str, Any]:
@@ -41,8 +62,8 @@ def open_correction(path: str, slot: str, description: str) -> tuple[int, int, i
         CheckpointError: see `load_correction`; or no slot of that name.
     """
     configure_runtime()
-    if "" not in sys.path:  # as for `trimtab`: a network named by import path may lie in this folder; last, to hide nothing
-        sys.path.append("")
+    if not any(isinstance(one, _Refused) for one in sys.meta_path):
+        sys.meta_path.insert(0, _Refused())
     file = run_checkpoint(load_run(path)) if Path(path).is_dir() else Path(path)
     described = json.loads(description) if description else {}
     if not described or "slots" in described:

@@ -23,7 +23,7 @@ import numpy as np
 import trimtab
 from trimtab.ensembles import CHUNK_BYTES, Block, Ensemble, Group
 from trimtab.errors import BlowUpError, ConfigError, OutputError, TrimtabError
-from trimtab.files import only_writer, replacing
+from trimtab.files import check_file, only_writer, replacing
 from trimtab.reference import Progress, silent
 from trimtab.variables import define_fields, variable_names
 
@@ -86,6 +86,7 @@ def part_path(parts: Path, group: Group) -> Path:
 
 def _prepare(ensemble: Ensemble, out: Path, parts: Path, overwrite: bool) -> None:
     """The folder of the parts, made or found again."""
+    check_file(out)
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} is already there: give another --out, or --overwrite.")
     if not out.parent.is_dir():
@@ -133,6 +134,7 @@ def _run(ensemble: Ensemble, group: Group, parts: Path) -> Iterator[float]:
     members, total = len(group.members), ensemble.records + 1
     after = None
     with _file_system(path):
+        check_file(path)
         kept = _whole_records(ensemble, path, layout) if path.is_file() else 0
         if kept:
             last = np.fromfile(path, layout, 1, offset=(kept - 1) * layout.itemsize)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +24,11 @@ from trimtab.config import dump_experiment, load_experiment
 from trimtab.deploy import run_correction
 from trimtab.errors import BlowUpError, ConfigError
 from trimtab.failures import HYBRID, UNSTABLE, Failures
+from trimtab.launch import asked_threads
 from trimtab.parallel import get_world
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import SolverConfig
-from trimtab.solver import Solver, whole_steps
+from trimtab.solver import Solver, whole_number, whole_steps
 from trimtab.starts import Perturbation, Starts, bred_factor, breed, draw, held_out, of_file, perturbation_scales, vary
 from trimtab.state import SolverSpec
 from trimtab.world import LONGEST, World
@@ -131,8 +131,9 @@ class Ensemble:
         world: World | None = None,
         identity: Mapping[str, Any] | None = None,
     ):
-        members, group = whole_steps(members, group)
-        self.steps, self.every = whole_steps(steps, every)
+        members, group = whole_number("members", members), whole_number("group", group)
+        self.steps, self.every = whole_number("steps", steps), whole_number("every", every)
+        whole_steps(self.steps, 1)  # not too many
         if self.steps % self.every:
             raise ConfigError(f"{steps} steps are no multiple of {every}, the steps between two records.")
         if seed < 0:
@@ -190,6 +191,7 @@ class Ensemble:
         """
         if not folders:
             raise ConfigError("An ensemble needs a run folder.")
+        whole_number("members", members)  # before a reference run is made
         runs = [load_run(one) if checkpoint or (Path(one) / "experiment.toml").is_file() else None for one in folders]
         for run in filter(None, runs):
             check_place(run)
@@ -372,7 +374,7 @@ def solver_opener(config: SolverConfig) -> Opener:
 
 def _threads() -> int:
     """One a process: members are what is spread, and a network's bits may depend on the number."""
-    return int(os.environ.get("TRIMTAB_THREADS") or 1)
+    return asked_threads() or 1
 
 
 @contextlib.contextmanager

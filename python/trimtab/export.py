@@ -21,10 +21,10 @@ import trimtab
 from trimtab.bridge.compile import NotCompiledError, export_program, save_program
 from trimtab.bridge.compiled import BYTES, INSTALLED, TOLERANCE, Compiled, named_tensors, torch_folder
 from trimtab.checkpoint import Run, load_correction, saved_spec
-from trimtab.deploy import run_checkpoint, slot_layout, slot_part
 from trimtab.errors import ConfigError
-from trimtab.files import replacing_in
+from trimtab.files import check_folder, replacing_in
 from trimtab.networks import network_dtype
+from trimtab.production import run_checkpoint, slot_layout, slot_part
 from trimtab.session import log
 from trimtab.state import Field
 
@@ -106,7 +106,8 @@ def export_correction(correction: nn.Module, size: int, folder: str | Path, abou
         OutputError: the disk is full, or the folder cannot be written to; an earlier export is as it was.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
+    check_folder(folder)
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise ConfigError(f"{folder} is already there and holds something: give another --out, or --overwrite.")
     correction = correction.eval().requires_grad_(False)
     outputs, dtype = outputs or size, network_dtype(correction)

@@ -30,7 +30,7 @@ from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.slot_correction import AnyCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets
-from trimtab.terminal import table_console
+from trimtab.terminal import output_console
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -179,7 +179,7 @@ def print_gradcheck(table: CheckTable) -> None:
             *([f"{row.cosine_exact:.4f}"] if twin else []), f"{row.error:.2g}", f"{row.error_along:.2g}",
             f"{row.efficiency:.3g}", f"{row.uncertainty:.0e}", str(row.solver_steps), str(row.network_states),
             f"{row.seconds:.2g}", end_section=row is table.rows[-1] or row.gradient == table.rows[-1].gradient)
-    console = table_console()
+    console = output_console()
     console.print(shown)
     console.print(table.recommendation(), highlight=False)
 

@@ -7,7 +7,6 @@ A network knows no solver. It maps (B, N) to (B, N), or on a grid (B, channels, 
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import ConfigError, NoModuleError
+from trimtab.import_path import import_named
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -131,7 +131,7 @@ def network_class(name: str) -> Any:
     if not colon:
         raise ConfigError(f"Unknown network {name!r}; give one of {', '.join(NETWORKS)} or \"package.module:Class\".")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return import_named(module, attribute)
     except (ImportError, AttributeError) as error:
         sentence = f"The network {name!r} cannot be imported: {error}"
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):

@@ -207,7 +207,7 @@ def _workers(recipe: Recipe) -> int:
 
 def _share(recipe: Recipe, runs: list[int], parts: Path, workers: int, progress: Progress) -> None:
     """Interpreters of their own, which need no `if __name__ == "__main__"` in a user's script, as a pool's would."""
-    command = [sys.executable, "-c", "from trimtab.reference_run import work; work()"]
+    command = [sys.executable, "-P", "-c", "from trimtab.reference_run import work; work()"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
     processes: list[subprocess.Popen[str]] = []

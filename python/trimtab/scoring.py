@@ -19,7 +19,7 @@ from trimtab.closures import best_smagorinsky
 from trimtab.config import Experiment, changed_keys, dump_experiment
 from trimtab.errors import CheckpointError, ConfigError, DataError
 from trimtab.evaluation import Evaluation, evaluate, match_times
-from trimtab.files import replacing
+from trimtab.files import check_file, check_folder, replacing
 from trimtab.joined import local_spec, open_joined
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.score_table import ScoreTable, combine, read_table
@@ -58,6 +58,8 @@ def score_run(folder: str | Path, *, again: bool = False, progress: Progress = s
     stored = world.broadcast(stored if stored is not None and stored.settings.get("stamp") == stamp else None)
     if stored is not None:
         return stored
+    for name in ("scores.json", "scores.csv", "curves.npz"):  # before the work is done
+        check_file(run.folder / name)
     check_place(run)
     solver = open_joined(trimtab.open_solver, world.domain, run.experiment.solver.name, **run.experiment.solver.options)
     try:
@@ -89,6 +91,7 @@ def score_runs(folders: Sequence[str | Path], out: Path, *, again: bool = False,
         CheckpointError: see `score_run`; or a run that is not at its end.
         DataError: see `score_run`.
     """
+    check_folder(out)
     _check_seeds([load_run(folder) for folder in folders])
     table = combine([score_run(folder, again=again, progress=progress, world=world) for folder in folders])
     if world is None or world.rank == 0:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from trimtab.files import writing
+from trimtab.files import check_file, writing
 
 log = logging.getLogger("trimtab")
 
@@ -44,6 +44,7 @@ def logged(path: Path) -> Iterator[None]:
     Raises:
         OutputError: the file cannot be written.
     """
+    check_file(path)
     with writing(path):
         handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -90,6 +90,28 @@ def whole_steps(steps: int, stride: int) -> tuple[int, int]:
     return counts
 
 
+def whole_number(name: str, number: int) -> int:
+    """A number of things, checked.
+
+    Args:
+        name: of what, for a refusal.
+        number: a whole number above 0.
+
+    Returns:
+        It as int.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        count = operator.index(number)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ConfigError(f"{name} = {number!r} must be a whole number above 0.")
+    return count
+
+
 def refuse_blow_up(spec: SolverSpec, failed_step: np.ndarray, steps: int) -> None:
     """Raise when a member left the finite numbers.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.launch import launched
 from trimtab.score_table import LABELS, ScoreTable
 
 QUIET_SECONDS = 30.0  # between two lines when nobody watches
-LOG_WIDTH = 150       # of a table in a file or a pipe
+WIDE = 10_000         # of a table in a file or a pipe: it is as wide as it is
 
 
 class Watch:
@@ -32,7 +32,7 @@ class Watch:
     """
 
     def __init__(self, stream: IO[str] | None = None):
-        self.console = Console(file=stream or sys.stderr)
+        self.console = output_console(stream or sys.stderr)
         self.bars: Progress | None = None
         self.stage, self.task = "", TaskID(0)
         self.began = self.told = 0.0
@@ -98,12 +98,24 @@ class Watch:
             self.console.print(f"{self.stage}: done in {_duration(time.monotonic() - self.began)}", highlight=False)
 
 
-def table_console() -> Console:
-    """Standard output for tables: as wide and coloured as a terminal is; in a file, a pipe or under mpirun (which hands each rank
-    a terminal of 80 columns, and what it prints to a file) plain text of `LOG_WIDTH` columns."""
-    if sys.stdout.isatty() and not launched()[0]:
-        return Console()
-    return Console(force_terminal=False, color_system=None, no_color=True, width=LOG_WIDTH)
+def output_console(stream: IO[str] | None = None) -> Console:
+    """Where tables and lines go: on a terminal with colours and folded to its width; in a file or a pipe plain and wide.
+
+    Args:
+        stream: standard output by default.
+    """
+    stream = stream or sys.stdout
+    if _is_seen(stream):
+        return Console(file=stream)
+    return Console(file=stream, width=WIDE, force_terminal=False, force_jupyter=False, color_system=None, no_color=True)
+
+
+def _is_seen(stream: IO[str]) -> bool:
+    """Whether it is a terminal. One of no width is what mpirun gives to ranks whose output goes to a file or a pipe."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # no file of the system, or closed
+        return False
 
 
 def print_scores(table: ScoreTable) -> None:
@@ -122,7 +134,7 @@ def print_scores(table: ScoreTable) -> None:
         arrow = "↓" if column.better == "low" else "↑"
         cells = [Text(table.cell(row, column.key), style="bold" if row == best else "") for row in table.rows]
         shown.add_row(f"{column.label}{unit} {arrow}", *cells)
-    console = table_console()
+    console = output_console()
     console.print(shown)
     for note in filter(None, (*table.notes, table.comparison())):
         console.print(note, highlight=False)
@@ -145,8 +157,7 @@ def print_checks(title: str, rows: Sequence[Sequence[str]]) -> None:
         shown.add_column(name, justify="right" if name == "measured" else "left")
     for row in rows:
         shown.add_row(*(Text(one, style="bold" if one == "outside" else "") for one in row))
-    console = table_console()
-    console.print(shown)
+    output_console().print(shown)
 
 
 def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
@@ -158,7 +169,7 @@ def print_leads(title: str, rows: Sequence[Mapping[str, float]]) -> None:
     for key in rows[0]:
         if key != "lead_time":
             shown.add_row(key.replace("_", " "), *(f"{row[key]:.4g}" for row in rows))
-    table_console().print(shown)
+    output_console().print(shown)
 
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
@@ -166,7 +177,7 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     shown = Table.grid(padding=(0, 3), expand=False)
     for name, text in pairs:
         shown.add_row(Text(name, style="bold"), Text(text))
-    console = table_console()
+    console = output_console()
     if title:
         console.print(title, highlight=False)
     console.print(shown)

@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 import warnings
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from trimtab.errors import TrimtabError
 from trimtab.files import only_writer
 from trimtab.launch import run_program
+from trimtab.telling import Clock
 
 RECIPE = 1               # counts up when what is done to a graph changes
 EXAMPLES = 3             # members of the example that is traced; the number of members stays free
@@ -96,20 +98,40 @@ def compile_library(program: Any, tensors: dict[str, Tensor]) -> Path:
     if shutil.which(compiler.split()[0]) is None:
         raise NotCompiledError(f"there is no C++ compiler {compiler}: install g++, or set CXX")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with only_writer(folder, wait=True):
+        _make_cache(folder)
+        clock = Clock("compiling the correction with AOTInductor (ten seconds to some minutes, once a structure)")
+        with only_writer(folder, wait=True, waiting=clock.tick):
             if not library.is_file():
-                _compile_in_process(program, library, parallel)
+                _compile_in_process(program, library, parallel, clock)
+        clock.end()
     except OSError as error:
         raise NotCompiledError(f"the cache {folder} cannot be written ({error.strerror or error}): set TRIMTAB_CACHE") from error
     return library
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept."""
+    """Where compiled libraries are kept; for a user without a home, as in many containers, a folder of its own in TMPDIR."""
     named = os.environ.get("TRIMTAB_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab"
+    try:
+        base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        base = _own_temporary()
     return (base / "compiled").absolute()
+
+
+def _own_temporary() -> Path:
+    return Path(tempfile.gettempdir()).absolute() / f"trimtab-{os.getuid()}"
+
+
+def _make_cache(folder: Path) -> None:
+    """Make the folder; refuse one in a folder for all that somebody else made: what lies there is run."""
+    if folder.parent == _own_temporary():
+        folder.parent.mkdir(exist_ok=True, mode=0o700)
+        found = folder.parent.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise NotCompiledError(f"the cache {folder.parent} is somebody else's, or others may write to it: set TRIMTAB_CACHE "
+                                   "or HOME to a folder of your own")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def save_program(program: Any, path: Path) -> None:
@@ -127,7 +149,7 @@ def save_program(program: Any, path: Path) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def _compile_in_process(program: Any, library: Path, parallel: bool) -> None:
+def _compile_in_process(program: Any, library: Path, parallel: bool, clock: Clock) -> None:
     """In a process of its own: Inductor keeps memory and workers, and takes its folders from the environment at import."""
     work = library.parent / "inductor"
     work.mkdir(exist_ok=True)
@@ -139,7 +161,7 @@ def _compile_in_process(program: Any, library: Path, parallel: bool) -> None:
         environment = {**os.environ, "TMPDIR": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work),
                        "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         code = f"from trimtab.bridge.compile import build; build({str(source)!r}, {str(target)!r}, {parallel})"
-        done = run_program([sys.executable, "-P", "-W", "ignore", "-c", code], env=environment, cwd=scratch)
+        done = run_program([sys.executable, "-P", "-W", "ignore", "-c", code], clock.tick, env=environment, cwd=scratch)
         if done.returncode or not target.is_file():
             (library.parent / "failed.txt").write_text(done.stderr, encoding="utf-8")
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from trimtab.bridge.coupled import CoupledSolver, IsolatedCode
 from trimtab.bridge.fortran_solver import FortranSolver
 from trimtab.bridge.ranks import mpi_libraries
 from trimtab.errors import ConfigError
+from trimtab.import_path import import_named
 from trimtab.isolation import open_isolated
 from trimtab.solver import Solver
 
@@ -100,7 +100,7 @@ def open_code(name: str, *, library: str, isolation: str = "", snapshot: str = "
 def _open_class(name: str, options: dict[str, Any]) -> Solver:
     module, _, attribute = name.partition(":")
     try:
-        kind: Any = getattr(importlib.import_module(module), attribute)
+        kind: Any = import_named(module, attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"The solver {name!r} cannot be imported: {error}.") from error
     own = inspect.signature(kind)

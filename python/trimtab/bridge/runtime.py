@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Process-wide settings that decide speed: threads from the affinity mask, and an allocator that keeps its memory.
 
-    TRIMTAB_THREADS=k   threads of torch in this process; default: OMP_NUM_THREADS, else the cores this process may use, and
-                        under mpirun or srun one, so that the bits do not depend on the number of ranks
+    TRIMTAB_THREADS=k   threads of torch in this process; default: OMP_NUM_THREADS, else (also when that is empty or unreadable)
+                        the cores this process may use, and under mpirun or srun one, so that the bits do not depend on the
+                        number of ranks
     TRIMTAB_MALLOC=0    leave the C library's allocator alone; default: buffers up to 1 GiB come from the heap and stay
                         there, instead of being mapped and unmapped at every call of a convolution
 """
@@ -17,8 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trimtab.errors import ConfigError
-from trimtab.launch import launched
+from trimtab.launch import asked_threads, launched, threads_of_openmp
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 _HEAP_BYTES = 2**30
@@ -44,16 +44,14 @@ def configure_runtime() -> Runtime:
         What is in force.
 
     Raises:
-        ConfigError: TRIMTAB_THREADS is not a positive whole number.
+        ConfigError: see `asked_threads`.
     """
-    wanted = os.environ.get("TRIMTAB_THREADS", "")
+    wanted = asked_threads()
     if wanted:
-        if not wanted.isdigit() or int(wanted) < 1:
-            raise ConfigError(f"TRIMTAB_THREADS={wanted!r} is not a positive whole number.")
-        torch.set_num_threads(int(wanted))
-    elif "OMP_NUM_THREADS" not in os.environ and launched()[0]:
+        torch.set_num_threads(wanted)
+    elif not threads_of_openmp() and launched()[0]:
         torch.set_num_threads(1)
-    elif "OMP_NUM_THREADS" not in os.environ:
+    elif not threads_of_openmp():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(min(cores, torch.get_num_threads()))  # a count set lower by the user stays
     return Runtime(torch.get_num_threads(), _keep_buffers())

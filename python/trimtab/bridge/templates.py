@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from trimtab.errors import ConfigError
-from trimtab.files import replacing_in
+from trimtab.files import check_folder, replacing_in
 
 LEGACY = Path(__file__).parent / "legacy"
 
@@ -32,6 +32,7 @@ def lay_down(folder: str | Path, name: str, *, fixed: bool = False) -> list[Path
                           "the "
                           "Fortran procedure NAME_correct.")
     folder = Path(folder)
+    check_folder(folder)
     adapter, other = ("adapter.f", "adapter.f90") if fixed else ("adapter.f90", "adapter.f")
     written = {folder / path.name.replace("NAME", name): path.read_text(encoding="utf-8") for path in sorted(LEGACY.iterdir())
                if path.is_file() and path.name != other}

@@ -29,7 +29,7 @@ from trimtab.coupling.finding import START, Finding, once, unchecked
 from trimtab.coupling.weight import UNTOLD
 from trimtab.coupling.weight_line import ROW, by_hand, compare_weight
 from trimtab.errors import ConfigError
-from trimtab.terminal import table_console
+from trimtab.terminal import output_console
 
 CHECKS = ("description", "times", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
           "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
@@ -173,7 +173,7 @@ def print_findings(findings: list[Finding]) -> None:
     table.add_column("remedy", ratio=2)
     for one in findings:
         table.add_row(one.check, Text(one.state, COLOURS[one.state]), Text(one.found), Text(one.remedy))
-    console = table_console()
+    console = output_console()
     console.print(table, highlight=False)
     count = {state: sum(one.state == state for one in findings) for state in COLOURS}
     console.print(f"{count['ok']} ok, {count['note']} to note, {count['bad']} bad", highlight=False)
@@ -202,7 +202,7 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
     """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", "import sys; sys.path.insert(0, ''); from trimtab.coupling.probe import work; work()"]
+    command = [sys.executable, "-P", "-c", "from trimtab.coupling.probe import work; work()"]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     seen, finished = Seen(), False
     with (scratch / "errors.txt").open("w") as errors, subprocess.Popen(

@@ -26,7 +26,8 @@ Memory = dict[str, tuple[int, bytes]]  # a variable's name -> address, bytes
 def not_put_back(bench: Bench, right: Memory, wrong: Memory) -> dict[str, str]:
     """Variables that differ in what no field describes, single numbers first: the linker's name -> how it is spoken of."""
     described = bench.own.library.spans()
-    found = [(len(memory[1]), name, difference(name, memory, wrong.get(name, (0, b"")), described)) for name, memory in right.items()]
+    found = [(len(memory[1]), name, difference(name, memory, wrong.get(name, (0, b"")), described))
+             for name, memory in right.items()]
     return {name: text for _, name, text in sorted(found) if text}
 
 

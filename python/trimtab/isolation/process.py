@@ -10,12 +10,11 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from multiprocessing import spawn
-from pathlib import Path
 
 from trimtab.errors import SolverError, SolverStopped
+from trimtab.import_path import search_path
 from trimtab.isolation import channel as ch
 from trimtab.isolation.folder import Place, Scratch
 
@@ -50,12 +49,12 @@ class WorkerProcess:
                if not name.startswith(_LAUNCHER) or name.startswith("OMPI_ALLOW")}
         own |= dict.fromkeys(_THREADS, str(threads)) | {"GFORTRAN_UNBUFFERED_PRECONNECTED": "y"}
         own |= {name: str(value) for name, value in environment.items()}
-        path = json.dumps([str(Path(one).absolute()) for one in sys.path])
         try:
             with open(scratch.stdin or os.devnull, "rb") as stdin, self.place.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [os.fsdecode(spawn.get_executable()), "-u", "-c", _START, path, str(there.fileno()), str(life)], stdin=stdin,
-                    stdout=log, stderr=log, cwd=self.place.folder, env=own, pass_fds=(there.fileno(), life), process_group=0)
+                    [os.fsdecode(spawn.get_executable()), "-uP", "-c", _START, json.dumps(search_path()), str(there.fileno()),
+                     str(life)], stdin=stdin, stdout=log, stderr=log, cwd=self.place.folder, env=own,
+                    pass_fds=(there.fileno(), life), process_group=0)
         except OSError as error:
             os.close(self._life)
             here.close()

@@ -94,7 +94,7 @@ def in_fresh_process(kind: str, how: str, n: int, least: float = 1.0) -> dict[st
     Raises:
         SolverError: it failed; its last line of output.
     """
-    done = subprocess.run([sys.executable, "-m", "trimtab.reproduce.rollout_cost", kind, how, str(n), str(least)],
+    done = subprocess.run([sys.executable, "-P", "-m", "trimtab.reproduce.rollout_cost", kind, how, str(n), str(least)],
                           capture_output=True, text=True, check=False)
     if done.returncode:
         raise SolverError(f"Measuring {how} on {kind} at n = {n} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
