@@ -1,7 +1,7 @@
 ! SPDX-License-Identifier: MIT
 !> What a climate code links besides trimtab, each used with an answer that is known: netCDF, HDF5, FFTW, MPI and OpenMP.
 module libraries
-  use, intrinsic :: iso_c_binding, only: c_double, c_char, c_null_char
+  use, intrinsic :: iso_c_binding, only: c_char, c_double, c_loc, c_null_char, c_ptr
   use mpi, only: mpi_allreduce, mpi_comm_rank, mpi_comm_size, mpi_comm_world, mpi_finalize, mpi_in_place, mpi_init, &
     mpi_integer, mpi_sum
   use netcdf, only: nf90_clobber, nf90_close, nf90_create, nf90_def_dim, nf90_def_var, nf90_double, nf90_enddef, nf90_get_var, &
@@ -14,9 +14,9 @@ module libraries
   interface
     !> Writes a number with HDF5 and reads it again (libraries.c).
     function hdf5_returns(file, number) bind(c) result(answer)
-      import :: c_char, c_double
+      import :: c_double, c_ptr
       implicit none
-      character(kind=c_char), intent(in) :: file(*)
+      type(c_ptr), value :: file
       real(c_double), value :: number
       real(c_double) :: answer
     end function hdf5_returns
@@ -48,9 +48,11 @@ contains
   subroutine use_libraries(moment)
     character(*), intent(in) :: moment   !< names the files, and the place of a failure
     character(16) :: name
+    character(20, c_char), target :: hdf5_file
     write (name, '(a, i0)') moment, rank
     if (.not. netcdf_works(trim(name)//'.nc')) error stop 'netCDF '//moment
-    if (hdf5_returns(trim(name)//'.h5'//c_null_char, 4.25_c_double) /= 4.25_c_double) error stop 'HDF5 '//moment
+    hdf5_file = trim(name)//'.h5'//c_null_char
+    if (hdf5_returns(c_loc(hdf5_file), 4.25_c_double) /= 4.25_c_double) error stop 'HDF5 '//moment
     if (fftw_differs() > 1e-12_c_double) error stop 'FFTW '//moment
     if (.not. mpi_works()) error stop 'MPI '//moment
     if (.not. openmp_works()) error stop 'OpenMP '//moment
