@@ -31,6 +31,7 @@ from trimtab.correction import Correction
 from trimtab.errors import CheckpointError, ConfigError, NoModuleError, TrimtabError
 from trimtab.files import replacing
 from trimtab.networks import build_network, network_class
+from trimtab.reals import in_precision
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.state import Field, Slot, SolverSpec
 
@@ -173,7 +174,7 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
     if spec.coefficient is not None and not config.input_mean:
         raise ConfigError(f"The slot of {spec.solver} takes a coefficient, {spec.coefficient.name}, whose scale no data tell: "
                           "give correction.input_mean, input_scale and output_scale.")
-    network = _networks(experiment, spec).to(getattr(torch, config.dtype))
+    network = in_precision(_networks(experiment, spec), getattr(torch, config.dtype))
     given = {}
     if config.input_mean:
         given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trimtab.errors import BlowUpError, ConfigError
 from trimtab.phase import Phase, cosine, cut
+from trimtab.repeatable import STATES, check_function, check_memory, in_mode, unused
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection
@@ -164,7 +165,7 @@ class Offline(Phase):
                  targets: Targets):
         if solver.spec.coefficient is not None:
             raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
-        self.config, self.correction = config, correction
+        self.config, self.correction, self.online = config, correction, training.epochs > 0
         self.batch, self.seed, self._window = config.batch, training.seed, targets.gap
         self.microbatch = cut(config.microbatch, config.batch, targets.spec.size, MICROBATCH_VALUES)
         self.labels, self.held_out = (
@@ -208,9 +209,25 @@ class Offline(Phase):
         return float(loss), dropped
 
     def prepare(self, world: World) -> None:
-        """See `Phase.prepare`: the labels."""
+        """See `Phase.prepare`: the labels; and whether the network can be trained, in this phase and the next.
+
+        Raises:
+            ConfigError: see `repeatable`.
+        """
         self.labels.prepare(world)
         self.held_out.prepare(world)
+        states = torch.from_numpy(self.labels.get(np.arange(min(STATES, len(self.labels.windows))))[0])
+        if not len(states):
+            return
+        with in_mode(self.correction, True):
+            if world.size > 1:
+                check_memory(self.correction, states, world.size)
+            said = unused(self.correction, states)
+        if said:
+            log.warning("offline: %s", said)
+        if self.online:
+            with in_mode(self.correction, False):
+                check_function(self.correction, states)
 
     def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
         states, labels = (torch.from_numpy(one) for one in source.get(indices))

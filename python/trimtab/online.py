@@ -13,8 +13,10 @@ from trimtab.gradient import get_gradient
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
 from trimtab.phase import Phase, cosine, cut
+from trimtab.repeatable import STATES, check_function, in_mode, unused
 from trimtab.sections import TrainingConfig
-from trimtab.slot_correction import AnyCorrection
+from trimtab.session import log
+from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 from trimtab.targets import Targets, Windows
@@ -74,6 +76,21 @@ class Online(Phase):
         self.scale = loss_scale(solver.spec, self.windows[config.window])
         self.observed = targets.observation.components
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
+
+    def prepare(self, world: World) -> None:
+        """See `Phase.prepare`: whether the network can be trained.
+
+        Raises:
+            ConfigError: see `repeatable`.
+        """
+        windows = self.windows[self.config.window]
+        states = self.correction.examples(STATES) if isinstance(self.correction, SlotCorrection) else \
+            torch.from_numpy(windows.start(np.arange(min(STATES, len(windows)))))
+        with in_mode(self.correction, False):
+            check_function(self.correction, states)
+            said = unused(self.correction, states)
+        if said:
+            log.warning("online: %s", said)
 
     def size(self, epoch: int) -> int:
         """See `Phase.size`."""

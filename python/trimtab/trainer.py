@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import random
 import signal
@@ -384,4 +385,4 @@ class Trainer:
 
 
 def _copied(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
+    return {name: value.clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value) for name, value in weights.items()}

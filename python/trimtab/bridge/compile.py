@@ -50,8 +50,8 @@ def export_program(module: nn.Module, size: int, dtype: torch.dtype) -> Any:
         A torch.export.ExportedProgram.
 
     Raises:
-        NotCompiledError: torch.export does not follow the module, or the module changes its own buffers or uses tensors that
-            nobody could hand over.
+        NotCompiledError: torch.export does not follow the module, or the module changes its own buffers or its input, or uses
+            tensors that nobody could hand over.
     """
     held = next(iter((*module.parameters(), *module.buffers())), None)
     if held is not None and held.device.type != "cpu":
@@ -71,6 +71,8 @@ def export_program(module: nn.Module, size: int, dtype: torch.dtype) -> Any:
     changed = list(program.graph_signature.buffers_to_mutate.values())
     if changed:
         raise NotCompiledError(f"it changes its buffer {changed[0]} at every call")
+    if program.graph_signature.user_inputs_to_mutate:
+        raise NotCompiledError("it changes its input in place: set inplace=False in its first layer, or clone() the input")
     return program
 
 
