@@ -73,6 +73,7 @@ def check_function(correction: nn.Module, states: Tensor, *, learns: bool = True
         before, tensors = fingerprint(correction), _tensors(correction)
         with _same_draws():
             drawn = torch.get_rng_state()
+            part = as_slot(correction, rows[: STATES // 2])  # between two equal calls, so that what is remembered differs
             answers = [first, as_slot(correction, rows)]
             drew = not torch.equal(drawn, torch.get_rng_state())
             answers += [as_slot(correction, rows) for _ in range(TRIES if drew else 0)]
@@ -82,7 +83,6 @@ def check_function(correction: nn.Module, states: Tensor, *, learns: bool = True
             raise ConfigError(f"{_culprit(correction, rows)}gives another answer to the same state at every call, so that there "
                               "is no gradient: call .eval() on it, or use a layer without random numbers, statistics of the "
                               "batch and memory.")
-        part = as_slot(correction, rows[: STATES // 2])
         if not _near(answers[-1][: STATES // 2], part, BATCH):
             raise ConfigError(f"The network {_mode(correction)}answers a state by the other states of the batch, too, so that "
                               "there is no gradient: use LayerNorm or GroupNorm in place of statistics of the batch, or call "
@@ -253,10 +253,10 @@ def _examples(states: Tensor) -> Tensor:
     return states.detach()[rows % len(states)] * (1 + 1e-3 * rows[:, None]).to(states.device, states.dtype)
 
 
-def _tensors(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Parameters and buffers, each with a copy."""
+def _tensors(module: nn.Module) -> dict[str, tuple[Tensor, Tensor, int]]:
+    """Parameters and buffers, each with a copy and torch's count of what was written to it."""
     named = (*module.named_parameters(), *module.named_buffers())
-    return {name: (one, one.detach().clone()) for name, one in named if not is_lazy(one)}
+    return {name: (one, one.detach().clone(), one._version) for name, one in named if not is_lazy(one)}
 
 
 @contextlib.contextmanager
@@ -270,7 +270,7 @@ def _put_back(module: nn.Module) -> Iterator[None]:
         np.random.set_state(drawn)  # noqa: NPY002
         random.setstate(plain)
         with torch.no_grad():
-            for name, (tensor, copy) in before.items():
+            for name, (tensor, copy, _) in before.items():
                 if not _same(tensor, copy):
                     tensor.copy_(copy)
                 _attach(module, name, tensor)
@@ -294,12 +294,15 @@ def _same_draws() -> Iterator[None]:
         yield
 
 
-def _refuse_state(module: nn.Module, before: dict[str, tuple[Tensor, Tensor]], remedy: str = "") -> None:
+def _refuse_state(module: nn.Module, before: dict[str, tuple[Tensor, Tensor, int]], remedy: str = "") -> None:
     now = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for name, (_, copy) in before.items():
-        if name not in now or not _same(now[name], copy):
-            path, _, last = name.rpartition(".")
-            layer = module.get_submodule(path)
+    for name, (tensor, copy, version) in before.items():
+        path, _, last = name.rpartition(".")
+        layer = module.get_submodule(path)
+        # In training mode what is written counts, though it be the same now: an iteration that has converged goes on with the
+        # next weights.
+        written = layer.training and (now.get(name) is not tensor or tensor._version != version)
+        if written or name not in now or not _same(now[name], copy):
             why = remedy or ("there is no gradient then: call .eval() on it, or use LayerNorm, GroupNorm or a layer that keeps "
                              "nothing")
             raise ConfigError(f"{_named(path, layer)}changes its {last} at every call, and {why}.")
