@@ -33,6 +33,7 @@ from trimtab.files import replacing
 from trimtab.import_path import search_working_folder
 from trimtab.layout import check_fields
 from trimtab.networks import build_network, network_class
+from trimtab.reals import in_precision
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.state import Field, Slot, SolverSpec
 
@@ -169,7 +170,7 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
 
     Raises:
         ConfigError: a network or features that do not exist or do not fit; for a coefficient, an offline phase, which has no
-            label for it, or a normalisation left to be fitted.
+            label for it, or a normalisation left to be fitted; or a network that keeps what a checkpoint cannot.
     """
     config = experiment.correction
     if spec.coefficient is not None and experiment.offline.steps:
@@ -178,7 +179,7 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
     if spec.coefficient is not None and not config.input_mean:
         raise ConfigError(f"The slot of {spec.solver} takes a coefficient, {spec.coefficient.name}, whose scale no data tell: "
                           "give correction.input_mean, input_scale and output_scale.")
-    network = _networks(experiment, spec).to(getattr(torch, config.dtype))
+    network = in_precision(_networks(experiment, spec), getattr(torch, config.dtype))
     given = {}
     if config.input_mean:
         given = {name: getattr(config, name) for name in ("input_mean", "input_scale", "output_scale")}
@@ -186,7 +187,30 @@ def build_correction(experiment: Experiment, spec: SolverSpec) -> AnyCorrection:
     correction = kind(network, spec, features=config.features, compiled=config.compiled, **given)
     if isinstance(correction, SlotCorrection):
         correction.check_networks()
+    _check_kept(correction)
     return correction
+
+
+def _check_kept(correction: AnyCorrection) -> None:
+    """Refuse now, not after hours, what a network keeps beside tensors and no checkpoint could give back.
+
+    Raises:
+        ConfigError: a state of `get_extra_state` that is no plain thing, or that nothing takes back.
+    """
+    kept = {name: value for name, value in correction.state_dict().items() if not isinstance(value, torch.Tensor)}
+    if not kept:
+        return
+    file = io.BytesIO()
+    try:
+        torch.save(kept, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+        correction.load_state_dict(correction.state_dict())
+    except Exception as error:  # pickle, torch and the network's own set_extra_state raise many kinds
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200].rstrip(".")
+        raise ConfigError(f"The network keeps {', '.join(kept)} in its checkpoint, which could not be read again ({why}): have "
+                          "get_extra_state return tensors, numbers, strings, lists and dictionaries of them only, and "
+                          "set_extra_state take them.") from error
 
 
 def _networks(experiment: Experiment, spec: SolverSpec) -> torch.nn.Module:

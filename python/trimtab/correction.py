@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from trimtab.errors import ConfigError, InputError
 from trimtab.networks import network_dtype
+from trimtab.reals import Precise
 from trimtab.state import SolverSpec
 
 FEATURES = ("q", "psi", "u", "v", "strain")
 STILL = 1e-30  # added to the square of the strain: where nothing is strained its root has a derivative
 
 
-class Correction(nn.Module):
+class Correction(Precise):
     """M_theta: a network in normalised units, as a tendency of the solver's state, or P_theta: as a coefficient of it.
 
     On a grid (one field of two dimensions) the network sees (B, C, y, x), one channel a feature, and returns
@@ -100,9 +101,9 @@ class Correction(nn.Module):
             (B, N) tendency, or (B, M) coefficient, in physical units, dtype of u.
 
         Raises:
-            InputError: the network's output has another shape.
+            InputError: the network's output is no tensor of real numbers, or has another shape.
         """
-        output = self.network(self.inputs(u))
+        output = real_tensor(self.network(self.inputs(u)), "The network")
         expected = (u.shape[0], 1, *self.grid) if self.grid and self.one_map else (u.shape[0], self.outputs)
         if output.shape != expected:
             raise InputError(f"The network returned shape {tuple(output.shape)}; "
@@ -193,6 +194,27 @@ class Correction(nn.Module):
         self.inverse_laplacian: Tensor
         self.kx: Tensor
         self.ky: Tensor
+
+
+def real_tensor(output: Any, what: str) -> Tensor:
+    """What a network returned, if it is a tensor of real numbers.
+
+    Args:
+        output: what it returned.
+        what: the network, at the beginning of a sentence.
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if not isinstance(output, Tensor):
+        raise InputError(f"{what} returned a {type(output).__name__}; it must return a tensor.")
+    if not output.dtype.is_floating_point:
+        remedy = ": return its real part, or the inverse transform to real numbers (irfft)" if output.is_complex() else ""
+        raise InputError(f"{what} returned {output.dtype}; it must return real numbers, torch.float32 or torch.float64{remedy}.")
+    return output
 
 
 def as_numbers(name: str, values: Sequence[float] | float, length: int, dtype: torch.dtype) -> Tensor:

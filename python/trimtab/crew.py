@@ -23,6 +23,7 @@ from torch import Tensor
 from trimtab.errors import SolverError
 from trimtab.failures import HYBRID, LATER, NETWORK, Failures
 from trimtab.phase import Phase
+from trimtab.reals import content, length, pairs, shaped
 from trimtab.session import log
 from trimtab.signals import Interrupted, StopSignal
 from trimtab.slot_correction import AnyCorrection, SlotCorrection
@@ -32,6 +33,7 @@ TIMES = ("solver", "network", "backward", "exchange", "wait", "busy", "span")
 LEAST_LIMIT, STEPS_OF_PATIENCE = 30.0, 20.0  # a rank hangs when it takes longer than the one, and the other, together
 LEARNING_SPEED = 0.2  # weight of the last step in what is known of a rank's speed
 LOST_STEPS = 16       # in a row, of which every window blew up: the network stays as it is, and so will the next ones
+_SINGLE = (torch.float32, torch.complex64)
 VALIDATION = -1       # in place of an epoch's number where a microbatch validates
 T = TypeVar("T")
 
@@ -182,7 +184,8 @@ class Crew:
             return
         digest = hashlib.sha256()
         for value in self.correction.state_dict().values():
-            digest.update(value.detach().cpu().numpy().tobytes())
+            if isinstance(value, Tensor):  # what a module keeps besides need not have the same bytes in two processes
+                digest.update(content(value))
         mark = float(int.from_bytes(digest.digest()[:6], "big"))
         marks = self.world.table(np.array([mark]))[:, 0]
         if (marks != marks[0]).any():
@@ -217,19 +220,18 @@ class Crew:
         return value, len(indices) - dropped, dropped
 
     def _flat(self) -> np.ndarray:
-        """This rank's gradient as one vector, and behind it for each parameter whether it has one."""
+        """This rank's gradient as one vector of real numbers, and behind it for each parameter whether it has one."""
         parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.parameters]
         used = torch.tensor([one.grad is not None for one in self.parameters])
-        kind = torch.float32 if all(one.dtype == torch.float32 for one in parts) else torch.float64
-        return torch.cat([part.reshape(-1).to("cpu", kind) for part in [*parts, used]]).numpy()
+        kind = torch.float32 if all(one.dtype in _SINGLE for one in parts) else torch.float64
+        return torch.cat([pairs(part).to("cpu", kind) for part in [*parts, used]]).numpy()
 
     def _unfold(self, flat: np.ndarray) -> None:
         used = flat[len(flat) - len(self.parameters):]
         values, first = torch.from_numpy(flat), 0
         for one, share in zip(self.parameters, used, strict=True):
-            piece = values[first : first + one.numel()]
-            one.grad = piece.view_as(one).to(one.device, one.dtype) if share else None
-            first += one.numel()
+            one.grad = shaped(values[first : first + length(one)], one) if share else None
+            first += length(one)
 
     def _hand_out(self, number: int) -> np.ndarray:
         """(number,) line of each microbatch: whoever would be done with one more first gets it; each gets a stretch.

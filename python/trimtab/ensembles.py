@@ -26,6 +26,7 @@ from trimtab.errors import BlowUpError, ConfigError
 from trimtab.failures import HYBRID, UNSTABLE, Failures
 from trimtab.launch import asked_threads
 from trimtab.parallel import get_world
+from trimtab.reals import content
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import SolverConfig
 from trimtab.solver import Solver, whole_number, whole_steps
@@ -390,7 +391,8 @@ def _threads_of_torch(number: int) -> Iterator[None]:
 def _digest(run: Run, checkpoint: str, spec: SolverSpec) -> str:
     """Of the weights, not of the file, which also tells when it was written."""
     weights = run_correction(run, spec, checkpoint).state_dict()
-    return _sum(*(value.to(torch.float64).numpy() for value in weights.values()))
+    return _sum(*(value.to(torch.float64).numpy() if isinstance(value, torch.Tensor) and not value.is_complex()
+                  else np.frombuffer(content(value), np.uint8) for value in weights.values()))
 
 
 def _sum(*arrays: np.ndarray | None) -> str:

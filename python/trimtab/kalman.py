@@ -22,6 +22,7 @@ from torch import nn
 
 from trimtab.errors import ConfigError, InputError, SolverError
 from trimtab.loss import mean_square
+from trimtab.reals import set_from_vector, to_vector
 from trimtab.solver import Solver
 
 LEAST = 3  # members without which there is no covariance
@@ -95,7 +96,7 @@ def prior(correction: nn.Module, members: int, deviation: float, seed: int = 0) 
     """A first ensemble: the parameters of a module with independent normal numbers added.
 
     Args:
-        correction: the module, of P trainable parameters.
+        correction: the module, of P trainable parameters; a complex one counts twice.
         members: J.
         deviation: of what is added.
         seed: of it.
@@ -103,7 +104,7 @@ def prior(correction: nn.Module, members: int, deviation: float, seed: int = 0) 
     Returns:
         (J, P) float64.
     """
-    centre = nn.utils.parameters_to_vector(trainable(correction)).detach().double().cpu().numpy()
+    centre = to_vector(trainable(correction)).numpy()
     return centre + deviation * np.random.default_rng(seed).standard_normal((members, len(centre)))
 
 
@@ -112,11 +113,9 @@ def trainable(correction: nn.Module) -> list[nn.Parameter]:
     return [one for one in correction.parameters() if one.requires_grad]
 
 
-@torch.no_grad()
 def set_parameters(correction: nn.Module, vector: np.ndarray) -> None:
     """Put a (P,) vector into a module's trainable parameters."""
-    parameters = trainable(correction)
-    nn.utils.vector_to_parameters(torch.from_numpy(vector).to(parameters[0]), parameters)
+    set_from_vector(torch.from_numpy(vector), trainable(correction))
 
 
 @torch.no_grad()

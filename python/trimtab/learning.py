@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
 
 from trimtab.position import Position
+from trimtab.reals import to_vector
 from trimtab.session import log
 
 EPSILON = 1e-16  # of Adam: far below any gradient of a loss that has no unit, however small the solver's error is
@@ -32,7 +34,7 @@ def make_optimiser(name: str, correction: nn.Module, rate: float) -> torch.optim
 
 def copied(weights: dict[str, Any]) -> dict[str, Any]:
     """Weights that a step does not change, of a `state_dict`."""
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
+    return {name: value.clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value) for name, value in weights.items()}
 
 
 class Movement:
@@ -65,5 +67,4 @@ class Movement:
 @torch.no_grad()
 def _weights(correction: nn.Module) -> torch.Tensor:
     """(P,) float64, a copy."""
-    parts = [one.detach().flatten().double().cpu() for one in correction.parameters() if one.requires_grad]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    return to_vector(one for one in correction.parameters() if one.requires_grad)

@@ -167,7 +167,8 @@ def build_network(name: str, **options: Any) -> nn.Module:
 
 
 def network_dtype(module: nn.Module) -> torch.dtype:
-    """Precision a module works in: its attribute `dtype`, else its first parameter's, else float64.
+    """Precision a module works in: its attribute `dtype`, else its first real parameter's, else that of its first
+    complex one's parts, else float64.
 
     Raises:
         ConfigError: no module of torch.
@@ -178,7 +179,8 @@ def network_dtype(module: nn.Module) -> torch.dtype:
     declared = getattr(module, "dtype", None)
     if isinstance(declared, torch.dtype):
         return declared
-    return next((one.dtype for one in module.parameters() if one.dtype.is_floating_point), torch.float64)
+    real = next((one.dtype for one in module.parameters() if one.dtype.is_floating_point), None)
+    return real or next((one.dtype.to_real() for one in module.parameters() if one.dtype.is_complex), torch.float64)
 
 
 def _check_widths(what: str, widths: Sequence[int]) -> None:

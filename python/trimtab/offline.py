@@ -13,6 +13,7 @@ from trimtab.errors import BlowUpError, ConfigError
 from trimtab.failures import TRUTH, Failures
 from trimtab.loss import field_weights, output_weights
 from trimtab.phase import Phase, cosine, cut
+from trimtab.repeatable import STATES, check_function, check_memory, in_mode, unused
 from trimtab.sections import OfflineConfig, TrainingConfig
 from trimtab.session import log
 from trimtab.slot_correction import AnyCorrection
@@ -231,7 +232,7 @@ class Offline(Phase):
                  targets: Targets):
         if solver.spec.coefficient is not None:
             raise ConfigError(f"There is no label for the coefficient {solver.spec.coefficient.name}: train it online.")
-        self.config, self.correction = config, correction
+        self.config, self.correction, self.online = config, correction, training.epochs > 0
         self.weights: Tensor | None = None
         if training.weights:
             weights = field_weights(targets.spec, training.weights)
@@ -280,9 +281,25 @@ class Offline(Phase):
         return float(loss), dropped
 
     def prepare(self, world: World) -> None:
-        """See `Phase.prepare`: the labels."""
+        """See `Phase.prepare`: the labels; and whether the network can be trained, in this phase and the next.
+
+        Raises:
+            ConfigError: see `repeatable`.
+        """
         self.labels.prepare(world)
         self.held_out.prepare(world)
+        states = torch.from_numpy(self.labels.get(np.arange(min(STATES, len(self.labels.windows))))[0])
+        if not len(states):
+            return
+        with in_mode(self.correction, True):
+            if world.size > 1:
+                check_memory(self.correction, states, world.size)
+            said = unused(self.correction, states)
+        if said:
+            log.warning("offline: %s", said)
+        if self.online:
+            with in_mode(self.correction, False):
+                check_function(self.correction, states)
 
     def _loss(self, source: Labels, indices: np.ndarray) -> tuple[Tensor, int]:
         states, labels = (torch.from_numpy(one) for one in source.get(indices))

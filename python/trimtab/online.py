@@ -13,9 +13,10 @@ from trimtab.gradient import get_gradient
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
 from trimtab.phase import Phase, cosine, cut
+from trimtab.repeatable import STATES, check_function, in_mode, unused
 from trimtab.sections import Options, TrainingConfig
 from trimtab.session import log
-from trimtab.slot_correction import AnyCorrection
+from trimtab.slot_correction import AnyCorrection, SlotCorrection
 from trimtab.solver import Solver
 from trimtab.targets import Targets, Windows
 from trimtab.world import World
@@ -79,7 +80,19 @@ class Online(Phase):
         self._before = [0, *itertools.accumulate(self.steps(epoch) for epoch in range(self.epochs))]
 
     def prepare(self, world: World) -> None:
-        """See `Phase.prepare`: says what the loss divides by."""
+        """See `Phase.prepare`: whether the network can be trained, and what the loss divides by.
+
+        Raises:
+            ConfigError: see `repeatable`.
+        """
+        windows = self.windows[self.config.window]
+        states = self.correction.examples(STATES) if isinstance(self.correction, SlotCorrection) else \
+            torch.from_numpy(windows.start(np.arange(min(STATES, len(windows)))))
+        with in_mode(self.correction, False):
+            check_function(self.correction, states)
+            said = unused(self.correction, states)
+        if said:
+            log.warning("online: %s", said)
         parts = self.scale.split([one.size for one in self.solver.spec.fields])
         told = [f"{one.name} {part.min():.4g}" + (f" to {part.max():.4g}" if part.max() > part.min() else "")
                 + (f" {one.units}" if one.units not in ("1", "") else "")

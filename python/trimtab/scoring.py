@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import trimtab
 from trimtab.checkpoint import Run, check_place, load_correction, load_run, read_checkpoint
@@ -21,6 +22,7 @@ from trimtab.errors import CheckpointError, ConfigError, DataError
 from trimtab.evaluation import Evaluation, evaluate, match_times
 from trimtab.files import check_file, check_folder, replacing
 from trimtab.joined import local_spec, open_joined
+from trimtab.reals import content
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.score_table import ScoreTable, combine, read_table
 from trimtab.sections import TrainingConfig
@@ -239,8 +241,9 @@ def _stamp(run: Run) -> str:
     for name in CHECKPOINT_OF.values():
         if name in run.checkpoints:  # its weights, not its bytes, which also tell when it was written
             for key, values in read_checkpoint(run.checkpoints[name])["correction"].items():
-                digest.update(f"{name} {key} {values.dtype} {tuple(values.shape)}".encode())
-                digest.update(values.numpy().tobytes())
+                kind = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
+                digest.update(f"{name} {key} {kind}".encode())
+                digest.update(content(values))
     return digest.hexdigest()[:16]
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimtab.correction import Correction, as_numbers, scales_of, varying
+from trimtab.correction import Correction, as_numbers, real_tensor, scales_of, varying
 from trimtab.errors import ConfigError, InputError
 from trimtab.networks import network_dtype
+from trimtab.reals import Precise
 from trimtab.state import Field, Slot, SolverSpec
 
 
-class SlotCorrection(nn.Module):
+class SlotCorrection(Precise):
     """M_theta for slots: (B, M) inputs of all slots, one after the other, to (B, M') tendencies of all slots.
 
     Where all inputs of a slot have one shape, its network sees (B, inputs, *shape) and returns (B, outputs, *shape);
@@ -142,7 +143,7 @@ class SlotCorrection(nn.Module):
             fields = zip(slot.inputs, u.split([one.size for one in slot.inputs], -1), self.input_mean[ins], self.input_scale[ins],
                          strict=True)
             output = network({one.name: ((part - mean) / scale).reshape(-1, *one.shape) for one, part, mean, scale in fields})
-        if isinstance(output, Tensor) and output.shape == (members, *answer):
+        if isinstance(output, Tensor) and output.dtype.is_floating_point and output.shape == (members, *answer):
             tendency = output.reshape(members, len(slot.outputs), -1) * self.output_scale[outs, None]
             return tendency.reshape(members, -1).to(seen.dtype)
         parts = [part * scale for part, scale in zip(_outputs(output, slot, members), self.output_scale[outs], strict=True)]
@@ -175,6 +176,20 @@ class SlotCorrection(nn.Module):
             sizes = torch.stack([part.square().mean().sqrt() for part in outputs])
             self.output_scale.copy_(torch.where(sizes > 0, sizes, varying("tendency", sizes.max())))
 
+    def examples(self, rows: int) -> Tensor:
+        """What the networks of the slots may see, by the normalisation: mean and deviation of each input field, as noise.
+
+        Args:
+            rows: R.
+
+        Returns:
+            (R, M) in the correction's precision, the same at every call.
+        """
+        sizes = torch.tensor(self.input_sizes, device=self.input_mean.device)
+        noise = torch.randn(rows, int(sizes.sum()), generator=torch.Generator().manual_seed(0))
+        mean, scale = (one.repeat_interleave(sizes) for one in (self.input_mean, self.input_scale))
+        return mean + scale * noise.to(mean)
+
     def scale_of_outputs(self) -> Tensor:
         """(M',) the output scale at every place of the outputs."""
         return torch.repeat_interleave(self.output_scale, torch.tensor(self.output_sizes, device=self.output_scale.device))
@@ -199,6 +214,11 @@ class SlotPart(nn.Module):
     def dtype(self) -> torch.dtype:
         """See `SlotCorrection.dtype`."""
         return self.whole.dtype
+
+    def examples(self, rows: int) -> Tensor:
+        """See `SlotCorrection.examples`, of this slot: (R, m)."""
+        sizes = [sum(one.size for one in slot.inputs) for slot in self.whole.slots]
+        return self.whole.examples(rows).split(sizes, -1)[[one.name for one in self.whole.slots].index(self.slot.name)]
 
     def forward(self, seen: Tensor) -> Tensor:
         """(B, m) -> (B, m'); see `SlotCorrection.apply_slot`."""
@@ -235,6 +255,7 @@ def _check(output: Any, shapes: list[tuple[int, ...]], where: str) -> None:
     if found not in shapes:
         raise InputError(f"The network of the slot {where} returned {found}; it must return a tensor of shape {shapes[0]}: mend "
                          "the network's last layer.")
+    real_tensor(output, f"The network of the slot {where}")
 
 
 def _hands(slot: Slot) -> str:

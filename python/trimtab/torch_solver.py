@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import BlowUpError, ConfigError
-from trimtab.networks import network_dtype
+from trimtab.repeatable import as_slot
 from trimtab.solver import OnBlowUp, Solver
 from trimtab.state import SolverSpec
 from trimtab.torch_stepping import IMEX, TABLEAUX, adaptive, imex
@@ -104,7 +104,7 @@ class TorchSolver:
         if correction is None:
             return None
         u = self.physics.leave(x)
-        answer = correction(u.to(network_dtype(correction))).to(u.dtype)  # as the slot calls it
+        answer = as_slot(correction, u).to(u.device, u.dtype)
         return self.physics.enter(answer) if self.spec.coefficient is None else self.physics.influence(x, answer)
 
 

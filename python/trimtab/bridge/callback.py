@@ -23,6 +23,8 @@ from trimtab.networks import network_dtype
 
 _KINDS = {torch.float32: (4, ctypes.c_float), torch.float64: (8, ctypes.c_double)}
 _MOST_BUFFERS = 16
+_IN_PLACE = ("The correction changed its input in place, which it did not at its first call, and with it the solver's state: set "
+             "inplace=False in its first layer, or clone() the input.")
 
 
 class Callback:
@@ -58,14 +60,23 @@ class Callback:
         ready: dict[int, Tensor] = {}
         states, answer = torch.empty(0, 0), torch.empty(0, 0)
         shape, last, length, count = states.shape, 0, 0, 0
+        copies: bool | None = None  # whether the module works in place on what it is given; not known before its first call
 
         def call(address: int, n: int, members: int, _weight: float) -> int:
             # Called by the solver, without gradients, as `FortranSolver.advance` says.
-            nonlocal states, answer, shape, last, length, count
+            nonlocal states, answer, shape, last, length, count, copies
             if address != last or n != length or members != count:
                 states = _view(ready, address, n, members, dtype)
                 shape, last, length, count = torch.Size((members, outputs or n)), address, n, members
-            answer = module(states)
+            if copies is False:
+                version = states._version
+                answer = module(states)
+                if states._version != version:
+                    raise CorrectionError(_IN_PLACE)
+            else:  # the buffer is the solver's own
+                seen = states.clone()
+                answer = module(seen)
+                copies = copies or seen._version > 0 or not torch.equal(seen, states)
             if type(answer) is not Tensor or answer.shape != shape or answer.dtype is not dtype \
                     or not answer.is_contiguous() or not answer.is_cpu:
                 answer = conform(answer, states, shape)

@@ -52,8 +52,8 @@ def export_program(module: nn.Module, size: int, dtype: torch.dtype) -> Any:
         A torch.export.ExportedProgram.
 
     Raises:
-        NotCompiledError: torch.export does not follow the module, or the module changes its own buffers or uses tensors that
-            nobody could hand over.
+        NotCompiledError: torch.export does not follow the module, or the module changes its own buffers or its input, or uses
+            tensors that nobody could hand over.
     """
     held = next(iter((*module.parameters(), *module.buffers())), None)
     if held is not None and held.device.type != "cpu":
@@ -70,9 +70,13 @@ def export_program(module: nn.Module, size: int, dtype: torch.dtype) -> Any:
     unknown = [name for name in program.constants if name not in buffers]
     if unknown:
         raise NotCompiledError(f"it uses a tensor that is neither a parameter nor a buffer ({unknown[0]}): register it as one")
-    changed = list(program.graph_signature.buffers_to_mutate.values())
-    if changed:
-        raise NotCompiledError(f"it changes its buffer {changed[0]} at every call")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        signature = program.run_decompositions({}).graph_signature  # what is written in place stands in this one alone
+    if signature.buffers_to_mutate:
+        raise NotCompiledError(f"it changes its buffer {next(iter(signature.buffers_to_mutate.values()))} at every call")
+    if signature.user_inputs_to_mutate:
+        raise NotCompiledError("it changes its input in place: set inplace=False in its first layer, or clone() the input")
     return program
 
 

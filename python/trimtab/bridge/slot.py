@@ -19,10 +19,11 @@ from trimtab.bridge.compile import NotCompiledError
 from trimtab.bridge.compiled import TOLERANCE, Compiled
 from trimtab.errors import CorrectionError
 from trimtab.networks import network_dtype
+from trimtab.repeatable import as_slot, changes_itself, fingerprint
 from trimtab.session import log
 
-# A module is compiled once in each of its modes; None where that failed, so that it is tried and told once.
-_compiled: WeakKeyDictionary[nn.Module, dict[object, Compiled | None]] = WeakKeyDictionary()
+MEMBERS = 2     # states of a run on which a compiled form is held against the module
+MOST_FORMS = 8  # of one module: a setting that is changed for every run must not fill the memory
 
 
 def slot_function(module: nn.Module, size: int, present: Callback | Compiled | None = None, *, outputs: int = 0,
@@ -34,7 +35,8 @@ def slot_function(module: nn.Module, size: int, present: Callback | Compiled | N
         size: N, numbers the slot reads a member.
         present: what fills the slot now; returned when it still serves.
         outputs: M, numbers it writes a member; 0 for N.
-        states: (B, N) of the run to come: a compiled form that is new is held against the module there; on random ones without.
+        states: (B, N) of the run to come: a compiled form is held against the module on the first of them; without, on what the
+            module gives as `examples`, else on random ones.
 
     Returns:
         A Callback or a Compiled; keep it alive as long as it fills the slot.
@@ -71,23 +73,66 @@ def explained(fillings: Iterable[Callback | Compiled | None]) -> Iterator[None]:
         raise
 
 
+class _Forms:
+    """The compiled forms of one module, by what it is; None where that failed, so that it is tried and told once."""
+
+    def __init__(self) -> None:
+        self.known: dict[object, Compiled | None] = {}
+        self.moving: frozenset[tuple[str, str]] | None = None  # attributes that a call changes, so that they are no setting
+
+
+_compiled: WeakKeyDictionary[nn.Module, _Forms] = WeakKeyDictionary()
+
+
 def _compiled_form(module: nn.Module, size: int, outputs: int, states: Tensor | None) -> Compiled | None:
-    forms = _compiled.setdefault(module, {})
-    mode = (network_dtype(module), size, outputs, *(one.training for one in module.modules()))
+    forms = _compiled.setdefault(module, _Forms())
+    if states is None:
+        examples = getattr(module, "examples", None)
+        states = torch.randn(MEMBERS, size, generator=torch.Generator().manual_seed(0)) if examples is None else examples(MEMBERS)
+    states = states[:MEMBERS]
+    if forms.moving is None:
+        forms.moving = _moving(module, states)
+    setting = frozenset(item for item in fingerprint(module).items() if item[0] not in forms.moving)
+    mode = (network_dtype(module), size, outputs, setting)
     try:
-        known = forms.get(mode)
-        if mode not in forms:
-            forms[mode] = None  # until it is known to work
-            known = Compiled(module, size, outputs)
-            _trust(known, torch.randn(4, size, generator=torch.Generator().manual_seed(0)) if states is None else states)
-            forms[mode] = known
-        elif known is not None:
+        known = forms.known.get(mode)
+        if known is not None:
             known.refresh()
+            if not _still(known, states):
+                log.info("The network computes something else than when it was compiled: it is compiled again.")
+                del forms.known[mode]
+        if mode not in forms.known:
+            while len(forms.known) >= MOST_FORMS:
+                del forms.known[next(iter(forms.known))]
+            forms.known[mode] = None  # until it is known to work
+            known = Compiled(module, size, outputs)
+            _trust(known, states)
+            forms.known[mode] = known
         return known
     except NotCompiledError as error:
-        forms[mode] = None
+        forms.known[mode] = None
         log.warning("The correction is not compiled, it runs as it is: %s.", str(error).rstrip("."))
         return None
+
+
+def _moving(module: nn.Module, states: Tensor) -> frozenset[tuple[str, str]]:
+    def call() -> None:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            as_slot(module, states)
+
+    try:
+        call()  # the first makes what is made late
+        return changes_itself(module, call)
+    except Exception:  # whatever the user's network raises: the compiler or the slot says it, as it is
+        return frozenset()
+
+
+def _still(compiled: Compiled, states: Tensor) -> bool:
+    """Whether a form that was good is so on the first states of a run; where its call fails, the run will say why."""
+    try:
+        return compiled.compare(states) <= TOLERANCE[compiled.dtype]
+    except NotCompiledError:
+        return True
 
 
 def _trust(compiled: Compiled, states: Tensor) -> None:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
 from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Tape
-from trimtab.networks import network_dtype
+from trimtab.repeatable import as_slot
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 from trimtab.torch_stepping import IMEX, TABLEAUX
@@ -108,7 +108,7 @@ class Applied:
         held = next(iter((*correction.parameters(), *correction.buffers())), u)
         self.state = u.detach().to(held.device).requires_grad_()
         with torch.enable_grad():
-            self.output: Tensor = correction(self.state.to(network_dtype(correction)))  # as the slot calls it
+            self.output: Tensor = as_slot(correction, self.state)
 
     @property
     def value(self) -> Tensor:

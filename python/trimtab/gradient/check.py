@@ -38,6 +38,8 @@ from trimtab.gradient import GRADIENTS, Gradient, get_gradient
 from trimtab.gradient.check_table import YARDSTICK, CheckRow, CheckTable
 from trimtab.gradient.rollout import rollout
 from trimtab.loss import alive, field_scale, mean_square
+from trimtab.reals import in_precision, set_from_vector, to_vector
+from trimtab.repeatable import check_function
 from trimtab.solver import Solver
 
 LADDER = tuple(0.03 * 4.0**-i for i in range(9))  # steps over the norm of the parameters
@@ -190,9 +192,10 @@ class _Problem:
             raise SolverError(f"Every member blew up within {steps} outer steps: check shorter windows, or the "
                               "correction's scale.")
         self.start, self.truth = start[kept], truth[:, kept]
-        self.double = copy.deepcopy(correction).double()
+        self.seen = self.start if window.inputs is None else torch.from_numpy(window.inputs[0])[kept]
+        self.double = in_precision(copy.deepcopy(correction), torch.float64)
         self.parameters = [one for one in self.double.parameters() if one.requires_grad]
-        self.centre = nn.utils.parameters_to_vector(self.parameters).detach().clone()
+        self.centre = to_vector(self.parameters)
         self.ladder = [one * (float(self.centre.norm()) or 1.0) for one in LADDER]
         self.pair = -1
 
@@ -202,16 +205,17 @@ class _Problem:
         parameters = [one for one in self.correction.parameters() if one.requires_grad]
         calls: list[int] = []
         hook = self.correction.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape[0]))
-        began = time.perf_counter()
         try:
+            check_function(self.correction, self.seen)  # before what is counted and timed
+            calls.clear()
+            began = time.perf_counter()
             states = rollout(counted, self.correction, self.start, self.steps, gradient=variant, stride=self.stride)
             loss = mean_square(states, self.truth, self.leads, self.components, self.scale)
             parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+            seconds = time.perf_counter() - began
         finally:
             hook.remove()
-        seconds = time.perf_counter() - began
-        vector = torch.cat([(torch.zeros_like(p) if one is None else one).flatten().double().cpu()
-                            for p, one in zip(parameters, parts, strict=True)])
+        vector = to_vector(torch.zeros_like(p) if one is None else one for p, one in zip(parameters, parts, strict=True))
         return _Found(vector, counted.steps, sum(calls), seconds)
 
     def derivative(self, direction: Tensor) -> tuple[float, float]:
@@ -234,7 +238,7 @@ class _Problem:
 
     @torch.no_grad()
     def _loss(self, parameters: Tensor) -> float:
-        nn.utils.vector_to_parameters(parameters.to(self.centre), self.parameters)
+        set_from_vector(parameters, self.parameters)
         window = self.solver.advance(self.start, self.steps, correction=self.double, stride=self.stride, on_blow_up="mark")
         states = torch.from_numpy(window.states)
         if not alive(states).all():

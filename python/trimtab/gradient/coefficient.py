@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
-from trimtab.networks import network_dtype
+from trimtab.repeatable import as_slot
 from trimtab.solver import Solver
 from trimtab.state import SolverSpec
 
@@ -76,7 +76,7 @@ def by_differences(solver: Solver, correction: nn.Module, states: Tensor, lam: T
         raise ConfigError(f"The slot of {spec.solver} takes a coefficient of {spec.outputs} numbers and the solver offers no "
                           f"slot_adjoint: give it one (gradient/adjoint.py); forward runs do for up to {LARGEST}.")
     with torch.no_grad():
-        centre = correction(states.to(network_dtype(correction))).detach().to("cpu", torch.float64)
+        centre = as_slot(correction, states).detach().to("cpu", torch.float64)
     h, answer = stride * spec.dt, torch.empty_like(centre)
     # Of each number's own size, here and over all states: a viscosity in m^2/s may be tiny, and any may pass through zero.
     size = centre.square().mean(0).sqrt()

@@ -9,14 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trimtab.errors import ConfigError
 from trimtab.gradient import Gradient, Tape, get_gradient
 from trimtab.gradient.sweep import sweep
 from trimtab.networks import network_dtype
+from trimtab.repeatable import check_function
 from trimtab.solver import OnBlowUp, Solver, whole_steps
-
-# In training mode these are another function at every call: the reverse sweep would differentiate one that never ran.
-_CHANGING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
 def rollout(
@@ -47,8 +44,8 @@ def rollout(
 
     Raises:
         InputError, BlowUpError, CorrectionError: see `Solver.advance`.
-        ConfigError: steps or stride below 1, an unknown gradient, or one that this solver cannot give; dropout or batch
-            statistics in training mode, when a gradient is wanted.
+        ConfigError: steps or stride below 1, an unknown gradient, or one that this solver cannot give; when a gradient is wanted,
+            a network that is no function of the state in the mode that it is in, see `repeatable.check_function`.
 
     Source:
         Ouala et al., arXiv 2311.10665.
@@ -59,14 +56,12 @@ def rollout(
     if correction is not None:
         network_dtype(correction)  # refuses what is no module
     parameters = [one for one in correction.parameters() if one.requires_grad] if correction is not None else []
-    if parameters and torch.is_grad_enabled() and correction is not None:
-        changing = [name for name, one in correction.named_modules() if one.training and isinstance(one, _CHANGING)]
-        if changing:
-            raise ConfigError(f"The layer {changing[0]} is in training mode and gives another answer at every call, so that "
-                              "the rollout has no gradient: call .eval() on it, or use a layer without random numbers and "
-                              "batch statistics.")
-    start = u0 if isinstance(u0, Tensor) else torch.from_numpy(solver.spec.check_states(u0))
-    call = _Call(solver, correction, steps, stride, on_blow_up, variant, chunk)
+    checked = torch.from_numpy(solver.spec.check_states(u0))
+    start = u0 if isinstance(u0, Tensor) else checked
+    learns = correction is not None and torch.is_grad_enabled() and bool(parameters or start.requires_grad)
+    if learns and not solver.spec.slots:  # what the networks of named slots see is known after the run
+        check_function(correction, checked)  # type: ignore[arg-type]
+    call = _Call(solver, correction, steps, stride, on_blow_up, variant, chunk, learns)
     states: Tensor = _Rollout.apply(call, start.cpu(), *parameters)
     return states.to(start.device)
 
@@ -75,9 +70,9 @@ class _Call:
     """What the operation needs besides tensors."""
 
     def __init__(self, solver: Solver, correction: nn.Module | None, steps: int, stride: int, on_blow_up: OnBlowUp,
-                 variant: Gradient, chunk: int):
+                 variant: Gradient, chunk: int, learns: bool):
         self.solver, self.correction, self.steps, self.stride = solver, correction, steps, stride
-        self.on_blow_up, self.variant, self.chunk = on_blow_up, variant, chunk
+        self.on_blow_up, self.variant, self.chunk, self.learns = on_blow_up, variant, chunk, learns
 
 
 class _Rollout(torch.autograd.Function):
@@ -89,6 +84,12 @@ class _Rollout(torch.autograd.Function):
         states = torch.from_numpy(window.states)
         ctx.call, ctx.h, ctx.alive = call, window.h, torch.from_numpy(window.alive)
         ctx.inputs = None if window.inputs is None else torch.from_numpy(window.inputs)
+        if call.learns and call.solver.spec.slots:
+            seen = states[:-1] if ctx.inputs is None else ctx.inputs
+            seen = seen.flatten(0, 1)
+            seen = seen[seen.isfinite().all(1)]
+            if len(seen):
+                check_function(call.correction, seen)  # type: ignore[arg-type]
         ctx.save_for_backward(states, *parameters)  # so that changing either in place before backward() is refused
         return states
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trimtab.errors import ConfigError
 from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Gradient, StepGradient, Tape
-from trimtab.networks import network_dtype
+from trimtab.repeatable import NO_GRAPH, as_slot
 
 
 def sweep(
@@ -43,7 +43,7 @@ def sweep(
 
     Raises:
         ConfigError: a quadrature that asks for inputs of the network that the solver did not record, or for a dN/dP that it
-            does not offer.
+            does not offer; or a network whose answer has no gradient.
     """
     if isinstance(gradient, StepGradient):
         return _sweep_steps(tape, gradient, grad_states, parameters)
@@ -99,11 +99,10 @@ def _products(
 ) -> Sequence[Tensor | None]:
     """h * sum over the rows of (dM/dtheta)^T cotangent; seen (rows, M_in), cotangents (rows, M_out)."""
     assert tape.correction is not None  # it has the parameters
-    device = parameters[0].device
     with torch.enable_grad():
-        tendency = tape.correction(seen.to(device, network_dtype(tape.correction)))  # as the slot calls it
+        tendency = as_slot(tape.correction, seen)
     if not tendency.requires_grad:
-        return [None] * len(parameters)
+        raise ConfigError(NO_GRAPH)
     return torch.autograd.grad(tendency, parameters, (cotangents * tape.h).to(tendency), allow_unused=True)
 
 
