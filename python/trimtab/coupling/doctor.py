@@ -27,11 +27,12 @@ from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.bench import FEW
 from trimtab.coupling.finding import START, Finding, once, unchecked
+from trimtab.coupling.settings import write_settings
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
 
 CHECKS = ("description", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
-          "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
+          "cold start", "weight", "gradient", "truth", "memory", "runs", "training", "cost", "blow-up")
 ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without being looked at again
 RESTARTS = ("restart", "restart, long")
 PATIENCE = 1800.0  # seconds that one check may take
@@ -89,6 +90,8 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
                 findings += [unchecked("weight in TOML", forgets)] if forgets else \
                     compare_weight(path, weight, seen.answer["weight"], write)
                 weight = seen.answer["weight"]
+            if seen.answer.get("settings"):
+                findings += write_settings(path, seen.answer["settings"], write)
             if _bad(findings, START):
                 findings += [unchecked(name, START) for name in CHECKS[CHECKS.index(START) + 1 :]]
                 break
