@@ -12,7 +12,7 @@ from trimtab.bridge.templates import LEGACY
 from trimtab.config import load_experiment, parse_experiment
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.onward import next_step
-from trimtab.coupling.plan import A_TRAINING, EPOCHS, LEAST_STEPS, WINDOW, Measured, choose, choose_window
+from trimtab.coupling.plan import A_TRAINING, BATCHES, EPOCHS, STEPS, WINDOW, Measured, choose, choose_window
 from trimtab.coupling.settings import is_free, overrides, write_settings
 from trimtab.coupling.truth import UNSAID
 
@@ -39,8 +39,8 @@ def test_a_training_takes_what_it_may_or_the_least_that_learns(slower):
     plan = choose(measured)
     training = plan.settings["training"]
     steps = training["epochs"] * training["steps_per_epoch"]
-    assert training["epochs"] == EPOCHS and steps >= LEAST_STEPS
-    assert plan.reference + plan.training < A_TRAINING or (training["batch"] == 4 and steps == LEAST_STEPS)
+    assert training["epochs"] == EPOCHS and steps in STEPS
+    assert plan.reference + plan.training < A_TRAINING or (training["batch"], steps) == (BATCHES[-1], STEPS[-1])
     assert plan.training >= training["batch"] * steps * training["window"] * measured.sweep
     text = LEGACY.joinpath("NAME.toml").read_text().replace("NAME", "sea")
     experiment = parse_experiment(text, "sea.toml", overrides(text, plan.settings))

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     check = parts.add_parser("check", help="restart, weight of the correction, gradient, cost: one table, one remedy a line")
     check.add_argument("source", nargs="?", default=".", metavar="DIR|TOML",
                        help="the TOML, or the folder that holds one (default: this folder)")
-    check.add_argument("--keep", action="store_true", help="do not write the measured weight into the TOML")
+    check.add_argument("--keep", action="store_true", help="write neither weight nor training into the TOML")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -75,10 +75,10 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
         scratch, folder = Path(root) / "scratch", Path() if write else Path(root)
         scratch.mkdir()
         while remaining:
-            seen = _run(path, remaining, weight, longest, scratch, folder, tell)
+            seen = _run(path, remaining, weight, longest, scratch, folder, tell, write=write)
             findings += seen.findings
             if seen.ending and not longest and seen.begun not in ENDING:  # perhaps it is sound before
-                short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell)
+                short = _run(path, [seen.begun], seen.answer.get("weight", weight), FEW, scratch, folder, tell, write=write)
                 findings += short.findings
                 findings.append(_ended(experiment, short, shared) if short.ending else _lasted(seen))
                 longest = 0 if short.ending else FEW
@@ -185,7 +185,7 @@ class _Seen:
 
 
 def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, folder: Path,
-         tell: Callable[[str], None]) -> _Seen:
+         tell: Callable[[str], None], *, write: bool) -> _Seen:
     """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
@@ -206,7 +206,7 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
         try:
             assert process.stdin is not None
             process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight, "longest": longest,
-                                            "folder": str(folder)}))
+                                            "folder": str(folder), "write": write}))
             process.stdin.close()
             while (line := lines.get(timeout=PATIENCE)) is not None:
                 message = json.loads(line)

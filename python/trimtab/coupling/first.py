@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import trimtab
 from trimtab.checkpoint import build_correction
 from trimtab.config import load_experiment
 from trimtab.coupling.bench import Bench
-from trimtab.coupling.cost import fit_seconds
+from trimtab.coupling.cost import fit_seconds, seconds_of
 from trimtab.coupling.finding import MEND, Finding, unchecked
 from trimtab.coupling.plan import Measured, Plan, choose, choose_window
 from trimtab.coupling.settings import overrides
@@ -35,7 +34,6 @@ PATTERNS = 2         # random outputs that are pushed with, besides the offline 
 PUSHED = 1e-2        # standard deviations by which they move a field in the end
 AGREES = 0.8         # cosine of a push's true effect and of what the gradient believes, above which a window is borne
 A_PUSH = 10.0        # seconds that the pushes may take
-A_CALL = 3.0         # that a timing may take
 MEMBERS = 2          # windows of the loss whose gradient is looked at
 EPSILON = 1e-8       # of Adam
 ABOVE = 10.0         # times it, that the gradient of a weight should have
@@ -99,7 +97,7 @@ def measure(bench: Bench, look: Look, correction: AnyCorrection, label: np.ndarr
         spin_up=look.settles, sparse=look.gap, snapshots=_snapshots(bench, look))
     window = choose_window(measured)
     norm, sweep = _gradient(bench, look, correction, scale, window)
-    step = _seconds(lambda: bench.advance(look.runs[0, :1], window, stride=bench.stride, correction=correction)) / window
+    step = seconds_of(lambda: bench.advance(look.runs[0, :1], window, stride=bench.stride, correction=correction)) / window
     measured = replace(measured, step=step, sweep=max(step, sweep / (MEMBERS * window)), norm=norm)
     return measured, [_gradient_row(bench, correction, look, norm, weights, window)]
 
@@ -175,18 +173,8 @@ def _gradient(bench: Bench, look: Look, correction: AnyCorrection, scale: Tensor
         bench.made += MEMBERS * window * training.stride
         norms.append(math.sqrt(sum(float(one.double().square().sum()) for one in parts if one is not None)))
 
-    seconds = _seconds(sweep)
+    seconds = seconds_of(sweep)
     return norms[-1] if math.isfinite(norms[-1]) else 0.0, seconds
-
-
-def _seconds(call: Any) -> float:
-    """The quickest of three calls, of fewer where one takes long."""
-    taken: list[float] = []
-    while len(taken) < 3 and sum(taken) < A_CALL:
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
 
 
 def _loud(bench: Bench, look: Look) -> int:

@@ -11,14 +11,15 @@ Choice = dict[str, dict[str, Any]]
 
 A_TRAINING = 60.0      # seconds that the whole training should take on one core: reference, labels and both phases
 A_REFERENCE = 0.25     # share of it for the reference run
-LEAST_STEPS, MOST_STEPS = 200, 400  # optimiser steps online: fewer learn little, more only refine a first training
+# Steps of few sizes, so that a check on a busier day chooses the same.
+STEPS = (400, 300, 200)             # optimiser steps online: fewer learn little, more only refine a first training
 BATCHES = (32, 16, 8, 4)            # windows a step, the largest that time allows
 WINDOW = 16            # outer steps that a first training's window has at most: longer ones cost more and teach the same
-SNAPSHOTS = (100, 400)  # least and most of a run
+SNAPSHOTS = (400, 200, 100)         # of a run
 FILE_BYTES = 2**29     # of the reference file
-OFFLINE = 1500         # optimiser steps of the fit to labels, where these can be trusted
+OFFLINE = (1500, 500, 100)          # optimiser steps of the fit to labels, where these can be trusted
+VALIDATED = (256, 128, 64, 32, 16)  # windows that validate
 TRUSTED = 0.3          # share of the difference that the offline label takes away, from which it is a start
-LOUD = 30.0            # times rounding that a window's difference should have
 SMALL, RATE, RATE_LARGE = 20_000, 3e-3, 1e-3  # weights below which a network stands the larger rate
 CLIP = 10.0            # times the gradient's norm at the start: spikes are cut, and nothing else
 EPOCHS, PATIENCE = 20, 8
@@ -122,11 +123,9 @@ def choose_window(measured: Measured) -> int:
 def _reference(one: Measured, window: int, seconds: float) -> tuple[int, float]:
     """Snapshots a run, and the seconds that all runs take."""
     spin_up = one.runs * (one.spin_up or 0.0) / one.dt * one.step
-    least, most = SNAPSHOTS
-    least = max(least, 4 * window)
-    affordable = int((seconds - spin_up) / (one.runs * one.step)) if seconds > spin_up else 0
-    fitting = FILE_BYTES // (8 * one.size * one.runs)
-    snapshots = max(2 * window + 2, min(max(least, min(most, affordable)), max(least // 4, fitting)))
+    wanted = next((count for count in SNAPSHOTS if spin_up + one.runs * count * one.step < seconds), SNAPSHOTS[-1])
+    fitting = max(SNAPSHOTS[-1] // 4, FILE_BYTES // (8 * one.size * one.runs))
+    snapshots = max(2 * window + 2, min(max(wanted, 4 * window), fitting))
     return snapshots, 0.0 if one.snapshots else spin_up + one.runs * snapshots * one.step
 
 
@@ -134,16 +133,16 @@ def _offline(one: Measured, seconds: float) -> int:
     """Steps of the offline phase: none where its label is noise, or nothing that the slot reaches."""
     if one.reached is None or one.reached < TRUSTED or one.sparse > 1:
         return 0
-    return max(100, min(OFFLINE, int(seconds / max(1e-9, one.fit)) // 100 * 100))
+    return next((steps for steps in OFFLINE if steps * one.fit < seconds), OFFLINE[-1])
 
 
 def _online(one: Measured, window: int, seconds: float) -> tuple[int, int, int]:
     """Windows a step, steps in all, and windows that validate."""
     forth_and_back = window * one.sweep
-    batch = next((batch for batch in BATCHES if batch * forth_and_back * MOST_STEPS < 0.8 * seconds), BATCHES[-1])
-    steps = int(min(MOST_STEPS, max(LEAST_STEPS, 0.8 * seconds / (batch * forth_and_back))))
-    validated = int(min(256, max(16, 0.2 * seconds / (EPOCHS * window * one.step))))
-    return batch, steps // EPOCHS * EPOCHS, validated
+    sizes = [(batch, steps) for batch in BATCHES for steps in STEPS[:1]] + [(BATCHES[-1], steps) for steps in STEPS]
+    batch, steps = next((pair for pair in sizes if math.prod(pair) * forth_and_back < 0.8 * seconds), sizes[-1])
+    validated = next((count for count in VALIDATED if EPOCHS * count * window * one.step < 0.2 * seconds), VALIDATED[-1])
+    return batch, steps, validated
 
 
 def _rounded(value: float) -> float:

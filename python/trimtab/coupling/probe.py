@@ -73,7 +73,7 @@ def work() -> None:
             elif name == "truth":
                 tell(findings=[asdict(one) for one in check_truth(bench, weight or {}, Path(task["toml"]))])
             elif name == "training":
-                found, settings = check_training(bench, weight or {}, Path(task["toml"]), write=task["folder"] == str(Path()))
+                found, settings = check_training(bench, weight or {}, Path(task["toml"]), write=task["write"])
                 tell(findings=[asdict(one) for one in found], settings=settings)
             else:
                 plain = PLAIN[name](bench)
