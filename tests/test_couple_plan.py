@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from trimtab.coupling.finding import Finding
 from trimtab.coupling.onward import next_step
 from trimtab.coupling.plan import A_TRAINING, BATCHES, EPOCHS, STEPS, WINDOW, Measured, choose, choose_window
 from trimtab.coupling.settings import is_free, overrides, write_settings
-from trimtab.coupling.truth import UNSAID
 
 CODE = Measured(dt=20.0, step=1e-4, sweep=2e-4, fit=1e-3, bears=40, loud=2, reached=0.99, norm=1.234e-5, weights=200, size=300,
                 runs=6, spin_up=2000.0)
@@ -62,6 +62,7 @@ def test_what_was_measured_decides():
 TOML = """[solver]
 name = "sea"
 [reference]
+solver = {drag = 2.0}
 spin_up = 5.0  # mine
 [training]
 window = 5                     # steps; chosen by trimtab couple check: 5
@@ -86,7 +87,7 @@ def test_its_own_lines_and_absent_ones_are_written_and_no_other(tmp_path):
     assert experiment.score.leads == (1, 7)
     assert (experiment.training.batch, experiment.training.rate, experiment.reference.spin_up) == (9, 1e-3, 5.0)
     assert "window = 7                     # steps; chosen by trimtab couple check: 7\n" in path.read_text()
-    assert set(TOML.splitlines()) - set(path.read_text().splitlines()) == {TOML.splitlines()[5]}
+    assert set(TOML.splitlines()) - set(path.read_text().splitlines()) == {TOML.splitlines()[6]}
     assert "reference.spin_up = 5.0 (2.5)" in finding.found and "training.batch = 9 (16)" in finding.found
     before = path.read_text()
     (again,) = write_settings(path, CHOICE, True)
@@ -108,6 +109,14 @@ def test_what_would_read_otherwise_is_left_alone(tmp_path, text):
     path = tmp_path / "sea.toml"
     finding = written(path, text)
     assert finding.state == "note" and "cannot be put into sea.toml" in finding.found and path.read_text() == text
+
+
+def test_a_toml_of_its_authors_own_making_stays_as_it_is(tmp_path):
+    path = tmp_path / "sea.toml"
+    own = re.sub(r"#.*", "", TOML)
+    finding = written(path, own)
+    assert path.read_text() == own and finding.state == "ok" and "training.clip = default (0.5)" in finding.found
+    assert written(path, '[solver]\nname = "sea"\n').state == "ok" and load_experiment(path).training.window == 7
 
 
 def test_an_edited_line_is_its_owners_where_its_comment_stayed():
@@ -133,6 +142,7 @@ def test_the_next_command_can_be_pasted(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "run").mkdir()
     assert next_step(".", [], 2) == "Next:\n  mpirun -n 2 trimtab train sea.toml --out run2"
-    bad = [Finding("restart", "bad", ""), Finding("truth", "note", "[reference] says nothing of a truth", UNSAID)]
-    assert next_step(".", bad) == "Next: put right what is bad (restart), then\n  trimtab couple check ."
-    assert next_step(".", bad[1:]) == "Next: say in [reference] of sea.toml what the truth is, then\n  trimtab couple check ."
+    assert next_step(".", [Finding("restart", "bad", "")]) == \
+        "Next: put right what is bad (restart), then\n  trimtab couple check ."
+    (folder / "sea.toml").write_text(TOML.replace("{drag = 2.0}", "{}"))
+    assert next_step(".", []) == "Next: say in [reference] of sea.toml what the truth is, then\n  trimtab couple check ."

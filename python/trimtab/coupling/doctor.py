@@ -27,6 +27,7 @@ from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.bench import FEW
 from trimtab.coupling.finding import START, Finding, once, unchecked
+from trimtab.coupling.settings import ROW as SETTINGS
 from trimtab.coupling.settings import write_settings
 from trimtab.coupling.weight import write_weight
 from trimtab.errors import ConfigError
@@ -91,7 +92,8 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
                     compare_weight(path, weight, seen.answer["weight"], write)
                 weight = seen.answer["weight"]
             if seen.answer.get("settings"):
-                findings += write_settings(path, seen.answer["settings"], write)
+                wrong = next((one.check for one in findings if one.state == "bad"), "")
+                findings += [unchecked(SETTINGS, wrong)] if wrong else write_settings(path, seen.answer["settings"], write)
             if _bad(findings, START):
                 findings += [unchecked(name, START) for name in CHECKS[CHECKS.index(START) + 1 :]]
                 break

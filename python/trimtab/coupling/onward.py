@@ -10,9 +10,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from trimtab.config import load_experiment
 from trimtab.coupling.doctor import find_toml
 from trimtab.coupling.finding import Finding
-from trimtab.coupling.truth import ROW
+from trimtab.coupling.truth import is_said
 
 TAKES = re.compile(r"training of this TOML about ([\d.e+]+ \w+ on one core)")
 
@@ -37,7 +38,7 @@ def next_step(source: str | Path, findings: Sequence[Finding], ranks: int = 1) -
     bad = list(dict.fromkeys(one.check for one in findings if one.state == "bad"))
     if bad:
         return f"Next: put right what is bad ({', '.join(bad)}), then\n  {again}"
-    if any(one.check == ROW and one.state == "note" and "nothing of a truth" in one.found for one in findings):
+    if not is_said(load_experiment(path).reference):
         return f"Next: say in [reference] of {path.name} what the truth is, then\n  {again}"
     folder = path.parent
     out = next(name for number in itertools.count(1) if not (folder / (name := f"run{number if number > 1 else ''}")).exists())

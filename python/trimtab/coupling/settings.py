@@ -15,22 +15,26 @@ from trimtab.files import replacing
 
 MARK = "chosen by trimtab couple check: "  # the value follows, so that an edited line is known even where its comment stayed
 ROW = "training in TOML"
+TELLING = ("window", "rate", "epochs", "batch")  # of [training]: an author who sets one of these sets the others as he means them
 Settings = Mapping[str, Mapping[str, Any]]
 
 
 def is_free(text: str, section: str, key: str) -> bool:
-    """Whether the doctor may choose a key of a TOML: it is absent, or its line is the doctor's own and nobody edited it.
+    """Whether the doctor may choose a key of a TOML: its line is the doctor's own and nobody edited it; or it is absent, from a
+    TOML that is not all of its author's making: the doctor's mark stands in it, or nothing is said in it of a training.
 
     Args:
         text: the TOML.
         section, key: of the value.
     """
     found = _line(_section(text, section), key)
-    return found is None or found["value"].strip() == (found["comment"] or "").partition(MARK)[2].strip() != ""
+    if found is None:
+        return MARK in text or not any(_line(_section(text, "training"), one) for one in TELLING)
+    return found["value"].strip() == (found["comment"] or "").partition(MARK)[2].strip() != ""
 
 
 def write_settings(path: Path, settings: Settings, write: bool) -> list[Finding]:
-    """Put chosen values into a TOML, over the doctor's own lines and where a key is absent; never over a line of the user's.
+    """Put chosen values into a TOML, over the doctor's own lines and where a key is absent, see `is_free`.
 
     Args:
         path: the TOML.
@@ -49,7 +53,7 @@ def write_settings(path: Path, settings: Settings, write: bool) -> list[Finding]
                 written += [f"{section}.{key}"] * (_value(changed, section, key) != _shown(value))
                 changed = placed
             elif _value(text, section, key) != _shown(value):
-                kept.append(f"{section}.{key} = {_value(text, section, key)} ({_shown(value)})")
+                kept.append(f"{section}.{key} = {_value(text, section, key) or 'default'} ({_shown(value)})")
     found = f"yours, with what was chosen beside it: {', '.join(kept)}" if kept else ""
     if not written:
         return [Finding(ROW, "ok", "; ".join(filter(None, ["as chosen", found])))]

@@ -19,6 +19,7 @@ from trimtab.errors import ConfigError, TrimtabError
 from trimtab.reference import recipe_of
 from trimtab.reference_file import complete
 from trimtab.reference_run import make_run, part_path
+from trimtab.sections import ReferenceConfig
 from trimtab.slot_weight import SlotWeight
 from trimtab.state import SolverSpec
 from trimtab.targets import Targets
@@ -77,9 +78,8 @@ def _deviation(values: np.ndarray, rounding: float) -> float:
     return deviation if deviation > rounding * size else float(values.std()) or 1.0
 
 
-def is_said(bench: Bench) -> bool:
-    """Whether the TOML says of a truth that differs from the solver."""
-    reference = bench.experiment.reference
+def is_said(reference: ReferenceConfig) -> bool:
+    """Whether [reference] says of a truth other than the solver itself."""
     return bool(reference.file or reference.solver)
 
 
@@ -91,7 +91,7 @@ def check_truth(bench: Bench, weight: dict[str, Any], toml: Path) -> list[Findin
         weight: how the slots' outputs enter the state, as measured.
         toml: says whether the spin-up is the doctor's to choose.
     """
-    if not is_said(bench):
+    if not is_said(bench.experiment.reference):
         return [Finding(ROW, "note", "[reference] says nothing of a truth (solver = {}), so that it is the solver itself and "
                                      "there is nothing to learn", UNSAID)]
     try:
