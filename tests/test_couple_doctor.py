@@ -98,7 +98,8 @@ subroutine three_correct()
   call trimtab_add(dy, 'y')
 end subroutine three_correct
 """
-ALIKE = {"runs": "note"}  # a butterfly needs longer than a unit of time
+# A butterfly needs longer than a unit of time; nothing is said of a truth.
+ALIKE = {"runs": "note", "truth": "note", "training": "note"}
 
 
 @pytest.fixture(scope="module")

@@ -172,8 +172,9 @@ def trained(coupled: tuple[Code, Path]) -> tuple[Code, Path]:
     weights = "weight = {stride = 1, step = {u = {u = 2.0, u_old = 0.1}, v = {v = 2.0, v_old = 0.1}}}\n"
     if code is SHALLOW and "weight" not in (folder / "swe.toml").read_text():  # the doctor's, when it was not asked before
         replace(folder / "swe.toml", "rdrag = 0.0", weights + "rdrag = 0.0")
-    changes = ["training.epochs=6", "training.rate=1e-2", "solver.isolation=none", "reference.snapshots=50",
-               "reference.training_runs=3", "score.long_steps=20"]
+    changes = ["training.epochs=6", "training.rate=1e-2", "training.window=5", "training.batch=8", "offline.steps=0",
+               "training.steps_per_epoch=25", "training.early_stop=0", "training.clip=0.0", "solver.isolation=none",
+               "reference.snapshots=50", "reference.training_runs=3", "score.long_steps=20"]
     subprocess.run([sys.executable, "-m", "trimtab", "train", f"{code.name}.toml", "--out", "run", "--set", *changes], cwd=folder,
                    check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return code, folder

@@ -119,8 +119,8 @@ def test_the_doctor_measures_the_transform(waves, findings, monkeypatch):
 def test_the_missing_term_is_learned_on_the_grid(waves, findings, monkeypatch, tmp_path):
     monkeypatch.chdir(waves)
     monkeypatch.syspath_prepend(str(waves))
-    changes = ("training.epochs=5", "training.steps_per_epoch=20", "training.batch=16", "training.rate=1e-2",
-               'solver.isolation="none"')
+    changes = ("training.epochs=5", "training.steps_per_epoch=20", "training.batch=16", "training.rate=1e-2", "training.window=5",
+               "offline.steps=0", 'solver.isolation="none"')
     trimtab.Trainer(load_experiment("waves.toml", changes), tmp_path / "run").fit()
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     losses = [float(row["validation"]) for row in rows if row["validation"]]

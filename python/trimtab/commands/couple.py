@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     check = parts.add_parser("check", help="restart, weight of the correction, gradient, cost: one table, one remedy a line")
     check.add_argument("source", nargs="?", default=".", metavar="DIR|TOML",
                        help="the TOML, or the folder that holds one (default: this folder)")
-    check.add_argument("--keep", action="store_true", help="do not write the measured weight into the TOML")
+    check.add_argument("--keep", action="store_true", help="write neither weight nor training into the TOML")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
         print("Fill in what is marked FILL in the adapter, the Makefile and the TOML; README.md there says how.")
         return 0
     from trimtab.coupling.doctor import check_coupling, print_findings
+    from trimtab.coupling.onward import next_step
     from trimtab.coupling.together import check_together
 
     def tell(name: str) -> None:
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         findings = check_coupling(options.source, write=not options.keep, tell=tell)
     if options.world.rank == 0:
         print_findings(findings)
+        print(next_step(options.source, findings, options.world.size))
     return int(any(one.state == "bad" for one in findings))
 
 

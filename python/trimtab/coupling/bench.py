@@ -79,6 +79,8 @@ class Bench:
         own, local: what is of it on this rank, and its spec.
         made: steps that the code has made since it was opened.
         at_first: bytes in its scratch folder before the first.
+        truth, reached: a look at the truth, and the share of one step's difference that the slots reach; None before
+            `truth.check_truth`, and where it cannot be told.
 
     Raises:
         ConfigError: what the code or its adapter refuse; or a solver without an adapter.
@@ -95,6 +97,8 @@ class Bench:
         self.spec: SolverSpec = self.solver.spec
         self.own, self.local = self.solver if comm is None else self.solver.inner, local_spec(self.solver)
         self.stride, self.made, self.at_first = experiment.training.stride, 0, self.written()
+        self.truth: Any = None
+        self.reached: float | None = None
 
     @cached_property
     def state(self) -> np.ndarray:

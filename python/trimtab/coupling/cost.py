@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from trimtab.slot_correction import AnyCorrection
 
 MEMBERS = 2         # windows run at once when they are timed
 A_SWEEP = 5.0       # seconds that timing them may take
+A_CALL = 3.0        # that three timed calls may take
+FIT = 64            # states of a timed optimiser step of the offline phase
 LOUDEST = 0.1       # share of a training that compiling must be able to save to be named
 
 
@@ -44,6 +47,10 @@ def training_cost(bench: Bench, correction: AnyCorrection, step: float, filled: 
     validated = (reference.snapshots - span) * reference.validation_runs or held * reference.training_runs
     validated = min(validated, training.validate_windows or validated)
     seconds = training.epochs * (windows * sweep + validated * inner * filled)
+    offline = bench.experiment.offline
+    if offline.steps:
+        labels = training.stride * reference.snapshots * (reference.training_runs + reference.validation_runs) * filled
+        seconds += labels + offline.steps * offline.batch / FIT * fit_seconds(bench, correction)
     found = f"; the training of this TOML about {duration(seconds)} on one core"
     saved = training.epochs * (windows + validated) * inner * max(0.0, filled - step)
     if not correction.compiled and saved > LOUDEST * seconds:
@@ -69,6 +76,28 @@ def _sweep(bench: Bench, correction: AnyCorrection, window: int) -> float:
         taken.append(time.perf_counter() - began)
         bench.made += MEMBERS * window * training.stride
     return min(taken) / MEMBERS
+
+
+def fit_seconds(bench: Bench, correction: AnyCorrection) -> float:
+    """Seconds of an optimiser step of the offline phase on `FIT` states: the quickest of three."""
+    seen = bench.solver.slot_view(bench.state, np.zeros((1, bench.spec.size)), bench.stride)[0]
+    states = torch.from_numpy(np.repeat(seen, FIT, 0))
+    seconds = seconds_of(lambda: correction(states).square().mean().backward())
+    correction.zero_grad(set_to_none=True)
+    return seconds
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """The quickest of three calls, of fewer where one takes long: seconds of the processor, where the clock's are more because
+    others use it, too."""
+    taken: list[float] = []
+    spent = 0.0
+    while len(taken) < 3 and spent < A_CALL:
+        began, busy = time.perf_counter(), time.process_time()
+        call()
+        spent += time.perf_counter() - began
+        taken.append(max(1e-9, min(time.perf_counter() - began, time.process_time() - busy)))
+    return min(taken)
 
 
 def duration(seconds: float) -> str:

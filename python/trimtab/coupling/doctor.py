@@ -26,13 +26,15 @@ from trimtab.bridge.ranks import mpi_libraries
 from trimtab.config import Experiment, load_experiment
 from trimtab.coupling.bench import FEW
 from trimtab.coupling.finding import START, Finding, once, unchecked
+from trimtab.coupling.settings import ROW as SETTINGS
+from trimtab.coupling.settings import write_settings
 from trimtab.coupling.weight import UNTOLD
 from trimtab.coupling.weight_line import ROW, by_hand, compare_weight
 from trimtab.errors import ConfigError
 from trimtab.terminal import output_console
 
 CHECKS = ("description", "times", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
-          "cold start", "weight", "gradient", "memory", "runs", "cost", "blow-up")
+          "cold start", "weight", "gradient", "truth", "memory", "runs", "training", "cost", "blow-up")
 ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without being looked at again
 RESTARTS = ("restart", "restart, long")
 PATIENCE = 1800.0  # seconds that one check may take
@@ -76,11 +78,11 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
         scratch, folder = Path(root) / "scratch", Path() if write and not hand else Path(root)
         scratch.mkdir()
         while remaining:
-            seen = _run(path, remaining, weight, longest, scratch, folder, tell, hand)
+            seen = _run(path, remaining, weight, longest, scratch, folder, tell, hand, write=write)
             findings += seen.findings
             if seen.ending and not longest and seen.begun not in ENDING:  # perhaps it is sound before
                 believed = weight if hand else seen.answer.get("weight", weight)
-                short = _run(path, [seen.begun], believed, FEW, scratch, folder, tell, hand)
+                short = _run(path, [seen.begun], believed, FEW, scratch, folder, tell, hand, write=write)
                 findings += short.findings
                 findings.append(_ended(experiment, short, shared) if short.ending else _lasted(seen))
                 longest = 0 if short.ending else FEW
@@ -91,6 +93,9 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
                 forgets = not repeats and _bad(findings, "random numbers", *RESTARTS)
                 findings += [unchecked(ROW, forgets)] if forgets else judge_weight(path, weight, seen, write, hand)
                 weight = weight if hand else seen.answer["weight"]
+            if seen.answer.get("settings"):
+                wrong = next((one.check for one in findings if one.state == "bad"), "")
+                findings += [unchecked(SETTINGS, wrong)] if wrong else write_settings(path, seen.answer["settings"], write)
             if _bad(findings, START):
                 findings += [unchecked(name, START) for name in CHECKS[CHECKS.index(START) + 1 :]]
                 break
@@ -198,7 +203,7 @@ class Seen:
 
 
 def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, folder: Path,
-         tell: Callable[[str], None], hand: bool) -> Seen:
+         tell: Callable[[str], None], hand: bool, *, write: bool) -> Seen:
     """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
@@ -219,7 +224,7 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
         try:
             assert process.stdin is not None
             process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight, "longest": longest,
-                                            "folder": str(folder), "hand": hand}))
+                                            "folder": str(folder), "hand": hand, "write": write}))
             process.stdin.close()
             while (line := lines.get(timeout=PATIENCE)) is not None:
                 message = json.loads(line)

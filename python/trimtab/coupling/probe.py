@@ -17,9 +17,11 @@ from trimtab.coupling import checks
 from trimtab.coupling.bench import Bench
 from trimtab.coupling.cold import check_cold
 from trimtab.coupling.finding import MEND, START, Finding
+from trimtab.coupling.first import check_training
 from trimtab.coupling.restart import check_long_restart, check_restart
 from trimtab.coupling.start import check_again, check_random, check_runs, check_start
 from trimtab.coupling.times import check_times
+from trimtab.coupling.truth import check_truth
 from trimtab.coupling.weight import check_weight
 from trimtab.errors import TrimtabError
 
@@ -71,6 +73,11 @@ def work() -> None:
                 tell(findings=[asdict(one) for one in found], weight=measured)
             elif name == "gradient":
                 tell(findings=[asdict(one) for one in checks.check_gradient(bench, weight or {})])
+            elif name == "truth":
+                tell(findings=[asdict(one) for one in check_truth(bench, weight or {}, Path(task["toml"]))])
+            elif name == "training":
+                found, settings = check_training(bench, weight or {}, Path(task["toml"]), write=task["write"])
+                tell(findings=[asdict(one) for one in found], settings=settings)
             else:
                 plain = PLAIN[name](bench)
                 tell(findings=[asdict(one) for one in plain])

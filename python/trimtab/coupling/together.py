@@ -81,6 +81,8 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
                                 "them, on one rank"))
         findings.append(Finding("blow-up", "note", "not tried here, where a STOP or MPI_Abort would end the job",
                                 "`trimtab couple check` without mpirun tries it in a process of its own"))
+        findings.append(Finding("truth", "note", "not compared with the solver here, nor is a training chosen",
+                                "`trimtab couple check` without mpirun does both, on one rank"))
         bench.close()
     world.wait()
     return findings
