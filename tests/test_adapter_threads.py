@@ -15,8 +15,9 @@ import pytest
 import trimtab
 from trimtab.bridge.compiled import installed
 from trimtab.bridge.templates import lay_down
-from trimtab.checkpoint import build_correction, load_correction, provenance, save_checkpoint, slots_of, state_of
+from trimtab.checkpoint import build_correction, load_correction, save_checkpoint, slots_of, state_of
 from trimtab.config import dump_experiment, parse_experiment
+from trimtab.provenance import provenance
 
 LIMIT = 120
 CODE = """

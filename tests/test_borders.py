@@ -18,12 +18,13 @@ import torch
 import xarray as xr
 
 import trimtab
-from trimtab.checkpoint import build_correction, load_correction, load_run, provenance, save_checkpoint, slots_of, state_of
+from trimtab.checkpoint import build_correction, load_correction, load_run, save_checkpoint, slots_of, state_of
 from trimtab.config import dump_experiment, parse_experiment
 from trimtab.deploy import file_starts, forward
 from trimtab.ensemble_file import write_ensemble
 from trimtab.errors import CheckpointError, ConfigError
 from trimtab.export import export_run, slot_layout
+from trimtab.provenance import provenance
 from trimtab.reference import make_reference, recipe_of
 from trimtab.reference_run import Recipe, make_run, part_path
 from trimtab.slot_response import SlotResponse

@@ -17,7 +17,6 @@ from trimtab.checkpoint import (
     build_correction,
     load_correction,
     load_run,
-    provenance,
     random_states,
     read_checkpoint,
     restore_random_states,
@@ -27,6 +26,7 @@ from trimtab.checkpoint import (
 from trimtab.config import dump_experiment, parse_experiment
 from trimtab.errors import CheckpointError, DataError
 from trimtab.files import only_writer, replacing
+from trimtab.provenance import provenance
 
 TEXT = """
 [solver]

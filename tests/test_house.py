@@ -21,8 +21,8 @@ SOURCES = [*PYTHON, *sorted((ROOT / "bridge").rglob("*.py")), *sorted(ROOT.glob(
 # A module imports from its own row and from the rows above it, never from below; and never in a circle.
 ROWS = (
     ("errors",),
-    ("networks", "reals", "state", "sections", "config", "files", "cache", "import_path", "telling", "launch", "signals",
-     "failures", "turns", "cohort", "world", "parallel"),
+    ("networks", "provenance", "reals", "state", "sections", "config", "files", "cache", "import_path", "telling", "launch",
+     "signals", "failures", "turns", "cohort", "world", "parallel"),
     ("window", "solver", "blocks", "joined", "layout", "correction", "observation", "slot_weight", "slot_response",
      "torch_stepping"),
     ("slot_correction", "repeatable"),

@@ -21,11 +21,12 @@ import trimtab
 from trimtab import export
 from trimtab.__main__ import main
 from trimtab.bridge.compiled import installed, torch_folder
-from trimtab.checkpoint import build_correction, load_correction, provenance, save_checkpoint, saved_spec, state_of
+from trimtab.checkpoint import build_correction, load_correction, save_checkpoint, saved_spec, state_of
 from trimtab.config import dump_experiment, parse_experiment, solver_namelists
 from trimtab.embedded import open_correction
 from trimtab.errors import CheckpointError, ConfigError
 from trimtab.files import only_writer
+from trimtab.provenance import provenance
 
 ROOT = Path(__file__).parent.parent
 RUNNER = ROOT / "build" / "tests" / "fortran" / "trimtab_run"

@@ -19,13 +19,13 @@ from trimtab.checkpoint import (
     build_correction,
     load_correction,
     load_run,
-    provenance,
     save_checkpoint,
     saved_spec,
     slots_of,
     state_of,
 )
 from trimtab.config import dump_experiment, parse_experiment
+from trimtab.provenance import provenance
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent / "legacy" / "column"

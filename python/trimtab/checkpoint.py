@@ -12,13 +12,10 @@ used, last.pt is to be gone on with.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import inspect
 import io
-import platform
 import random
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +37,6 @@ from trimtab.state import Field, Slot, SolverSpec
 FORMAT = "trimtab checkpoint"
 VERSION = 1
 NAMES = ("offline", "best", "last")
-PACKAGES = ("trimtab", "torch", "numpy", "xarray", "netCDF4", "f90wrap")
 
 
 class Run(NamedTuple):
@@ -375,28 +371,3 @@ def restore_random_states(states: dict[str, Any]) -> None:
     kind, words, *rest = states["numpy"]
     np.random.set_state((kind, words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
-
-
-def provenance() -> dict[str, Any]:
-    """Package versions, the git revision trimtab runs from ("" when it is installed), and torch's threads."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = ""
-    return {"versions": versions, "revision": _revision(), "threads": torch.get_num_threads()}
-
-
-def _revision() -> str:
-    here = Path(__file__)
-    answer = ""
-    # A package installed inside somebody's repository is not of that repository: it must hold this very file.
-    for command in ("ls-files --error-unmatch " + here.name, "describe --always --dirty --abbrev=40 --match="):
-        try:
-            done = subprocess.run(["git", "-C", str(here.parent), *command.split()], capture_output=True, text=True,
-                                  timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return ""
-        answer = done.stdout.strip()
-    return answer

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 import trimtab
-from trimtab.checkpoint import Run, check_place, load_run, provenance
+from trimtab.checkpoint import Run, check_place, load_run
 from trimtab.config import dump_experiment, load_experiment
 from trimtab.deploy import run_correction
 from trimtab.errors import BlowUpError, ConfigError
 from trimtab.failures import HYBRID, UNSTABLE, Failures
 from trimtab.launch import asked_threads
 from trimtab.parallel import get_world
+from trimtab.provenance import provenance
 from trimtab.reals import content
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.sections import SolverConfig
@@ -234,7 +235,7 @@ class Ensemble:
             **self.identity, "solver": self.spec.solver, "dt": self.spec.dt, "parameters": dict(self.spec.parameters),
             "fields": [[one.name, *one.shape] for one in self.spec.fields],
             "members": self.members, "steps": self.steps, "every": self.every, "group": self.group, "seed": self.seed,
-            "perturbation": vars(self.perturbation), "varied": self.varied, "threads": _threads(),
+            "perturbation": vars(self.perturbation), "varied": self.varied, "threads": asked_threads() or 1,
             "starts": _sum(self.starts.states, self.starts.times, self.starts.climate, self.starts.before),
             "versions": provenance()["versions"],
         }
@@ -277,7 +278,7 @@ class Ensemble:
         with self._opened(group) as solver:
             module = self._correction(group.network)
             if after is None:
-                with _threads_of_torch(_threads()):
+                with _threads_of_torch(asked_threads() or 1):
                     states = self._start(group, solver, module)
                 after = Block(0, states[None], np.zeros((1, self.group), dtype=np.int64))
                 yield after
@@ -292,7 +293,7 @@ class Ensemble:
                     yield Block(done + 1, np.full((count, *states.shape), np.nan), lost)
                     done += count
                     continue
-                with self._failures.watching(), _threads_of_torch(_threads()):
+                with self._failures.watching(), _threads_of_torch(asked_threads() or 1):
                     window = solver.advance(alive, count, correction=module, stride=self.every, time=time,
                                             on_blow_up="mark")
                 ends = (np.arange(1, count + 1) * self.every)[:, None]
@@ -371,11 +372,6 @@ def solver_opener(config: SolverConfig) -> Opener:
         return trimtab.open_solver(config.name, **{**config.options, **changes})
 
     return build
-
-
-def _threads() -> int:
-    """One a process: members are what is spread, and a network's bits may depend on the number."""
-    return asked_threads() or 1
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from trimtab.online import Online
 from trimtab.parallel import get_world
 from trimtab.phase import Phase
 from trimtab.position import Position, Result
+from trimtab.provenance import provenance
 from trimtab.records import RECORDED, Records
 from trimtab.reference import Progress, make_reference, silent
 from trimtab.reference_run import Opener
@@ -64,8 +65,7 @@ class Trainer:
         world: the ranks; those of the job by default.
 
     Attributes:
-        solver, targets, correction: what `fit` works with, from its beginning on; at its end the correction has the
-            best weights.
+        solver, targets, correction: what `fit` works with; at its end the correction has the best weights.
         at, best: where it is, and the best weights so far.
 
     Raises:
@@ -118,7 +118,7 @@ class Trainer:
                     self._turn_online()
                 finished = self._train(self._online())
                 status = "finished" if finished else "stopped early"
-                self.correction.load_state_dict(self._best_weights())
+                self.correction.load_state_dict(self.best or self.correction.state_dict())
                 self.correction.eval()
                 self._tell_verdict()
             except Interrupted as stop:
@@ -301,7 +301,7 @@ class Trainer:
     def _begin(self, saved: dict[str, Any] | None) -> None:
         """Weights, optimiser, random states and position: fresh, or as the checkpoint has them."""
         experiment, seed = self.experiment, self.experiment.training.seed
-        self._provenance = checkpoint.provenance() if self._writes else {}
+        self._provenance = provenance() if self._writes else {}
         if saved is None:
             torch.manual_seed(seed)
             random.seed(seed)
@@ -345,7 +345,7 @@ class Trainer:
     def _turn_online(self) -> None:
         """Keep the best of the offline phase, and begin the online phase from it or from a fresh network."""
         verdict = self._tell_verdict()
-        self.correction.load_state_dict(self._best_weights())
+        self.correction.load_state_dict(self.best or self.correction.state_dict())
         self._export("offline.pt")
         if not self.experiment.training.warm_start:
             torch.manual_seed(self.experiment.training.seed)
@@ -365,9 +365,6 @@ class Trainer:
             log.warning("%s", verdict)
         return verdict
 
-    def _best_weights(self) -> dict[str, Any]:
-        return self.best if self.best is not None else self.correction.state_dict()
-
     def _save(self) -> None:
         """last.pt: everything the next step depends on."""
         def content() -> dict[str, Any]:
@@ -380,7 +377,7 @@ class Trainer:
     def _export(self, name: str) -> None:
         """best.pt or offline.pt: the best weights so far, to be used and not to be gone on with."""
         def content() -> dict[str, Any]:
-            held = self._content(self._best_weights())
+            held = self._content(self.best or self.correction.state_dict())
             held["progress"] = {key: held["progress"][key] for key in ("phase", "best_epoch", "best_validation")}
             return {**held, "best": None, "optimiser": None, "random": None, "history": []}
 
@@ -395,8 +392,8 @@ class Trainer:
         self.world.limit = limit
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
+        spec = self.solver.spec
         return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.whole),
-                "slots": checkpoint.slots_of(self.solver.spec),
-                "coefficient": self.solver.spec.coefficient and self.solver.spec.coefficient.name,
+                "slots": checkpoint.slots_of(spec), "coefficient": spec.coefficient and spec.coefficient.name,
                 "correction": weights, "progress": asdict(self.at),
                 "history": self.records.history if self.records else [], "folder": str(Path.cwd()), **self._provenance}

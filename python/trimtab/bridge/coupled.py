@@ -102,9 +102,8 @@ class CoupledSolver(SlotViews):
         except BaseException:
             self.surroundings.close()
             raise
-        self._visible = self.spec.visible
+        self._visible, self._closed = self.spec.visible, False
         self._fillings: dict[str, Callback | Compiled] = {}
-        self._closed = False
         self.on_step: Callable[[int], None] | None = None
 
     def _divide(self, described: Mapping[str, Any], comm: Any) -> None:
