@@ -49,7 +49,7 @@ test_runs = 1
 [training]
 window = 4
 batch = 8
-epochs = 1000000
+epochs = 10000
 steps_per_epoch = 10
 validate_windows = 20
 [score]
@@ -70,7 +70,7 @@ STAGES = {
     "normalisation, one long rollout": ("trimtab.trainer:fit_normalisation", ["train", "EXP", "--set", SLOWER]),
     "normalisation, dying workers": ("trimtab.trainer:fit_normalisation", ["train", "EXP", "--set", DYING]),
     "labels": ("trimtab.offline:Labels.prepare", ["train", "EXP", "--set", SLOW, NORMALISED, "offline.steps=9"]),
-    "offline": ("trimtab.offline:Offline.loss", ["train", "EXP", "--set", "offline.steps=100000000"]),
+    "offline": ("trimtab.offline:Offline.loss", ["train", "EXP", "--set", "offline.steps=1000000"]),
     "validation": ("trimtab.online:Online.judge", ["train", "EXP", "--set", SLOW, NORMALISED]),
     "online": ("trimtab.online:Online.loss", ["train", "EXP"]),
     "online, slow workers": ("trimtab.online:Online.loss", ["train", "EXP", "--set", SLOW, NORMALISED,
