@@ -347,8 +347,9 @@ class Turning:
 
 
 @pytest.mark.parametrize(("angle", "stride", "told"), [(0.02, 1, True), (0.02, 10, True), (0.5, 10, False)])
-def test_the_flow_is_not_taken_for_a_lasting_weight(angle, stride, told):
+def test_the_flow_is_not_taken_for_a_lasting_weight(angle, stride, told, tmp_path):
     """Over ten outer steps of ten the flow turns a push around: a weight below 0 was written, and the training diverged."""
-    (finding,), weight = check_weight(Turning(angle, stride))
+    (finding,), weight = check_weight(Turning(angle, stride), tmp_path)
+    assert "components" not in weight, "the flow mixes neighbours; it is no weight of each"
     assert weight.get("steady", {"x": 1.0}) == {"x": 1.0}
     assert ("cannot be told" in finding.found) != told, finding
