@@ -14,7 +14,7 @@ from torch import nn
 import trimtab
 from trimtab.bridge import slot
 from trimtab.bridge.callback import Callback
-from trimtab.bridge.compile import NotCompiledError, _spectral, compile_library, export_program
+from trimtab.bridge.compile import NotCompiledError, _spectral, compile_library, export_program, save_program
 from trimtab.bridge.slot import slot_function
 from trimtab.state import Field, Slot, SolverSpec
 
@@ -163,4 +163,10 @@ def test_a_spectrum_that_is_not_compiled_is_named(monkeypatch, tmp_path):
             patch.setattr("trimtab.bridge.compile.shutil.which", lambda name: name)
             with pytest.raises(NotCompiledError, match=sentence + r".*complex numbers \(aten.*fft_rfft.*view_as_real"):
                 compile_library(program, {})
+    def refuses(program, file):
+        raise AssertionError("expected SymInt, got <class 'int'>")
+
+    monkeypatch.setattr("torch.export.save", refuses)
+    with pytest.raises(NotCompiledError, match=r"cannot write it .*got <class 'int'>.*view_as_real"):
+        save_program(program, tmp_path / "program.pt2")
     assert _spectral(export_program(nn.Linear(3, 3), 3, torch.float32)) == ""

@@ -125,10 +125,15 @@ def save_program(program: Any, path: Path) -> None:
         path: the file.
 
     Raises:
-        OSError: it cannot be written.
+        NotCompiledError: torch cannot write such a program.
+        OSError: the file cannot be written.
     """
     content = io.BytesIO()
-    torch.export.save(program, content)
+    try:
+        torch.export.save(program, content)
+    except Exception as error:  # torch's serialiser raises many kinds
+        raise NotCompiledError(f"torch.export cannot write it ({type(error).__name__}: {_first_line(error)}){_spectral(program)}"
+                               ) from error
     path.write_bytes(content.getbuffer())
 
 
