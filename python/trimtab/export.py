@@ -125,7 +125,10 @@ def export_correction(correction: nn.Module, size: int, folder: str | Path, abou
         if isinstance(value, str) and ('"' in value or "\\" in value):
             raise ConfigError(f"{key} = {value!r} holds a quotation mark or a backslash, and the manifest cannot: rename it.")
     with replacing_in(folder) as partial:
-        save_program(program, partial / PROGRAM)
+        try:
+            save_program(program, partial / PROGRAM)
+        except NotCompiledError as error:
+            missing.append(f"No program {PROGRAM}: {str(error).rstrip('.')}.")
         try:
             compiled = Compiled(correction, size, outputs)
             difference = compiled.compare(sample)

@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import platform
+import re
 import shutil
 import stat
 import sys
@@ -146,10 +147,15 @@ def save_program(program: Any, path: Path) -> None:
         path: the file.
 
     Raises:
-        OSError: it cannot be written.
+        NotCompiledError: torch cannot write such a program.
+        OSError: the file cannot be written.
     """
     content = io.BytesIO()
-    torch.export.save(program, content)
+    try:
+        torch.export.save(program, content)
+    except Exception as error:  # torch's serialiser raises many kinds
+        raise NotCompiledError(f"torch.export cannot write it ({type(error).__name__}: {_first_line(error)}){_spectral(program)}"
+                               ) from error
     path.write_bytes(content.getbuffer())
 
 
@@ -169,10 +175,23 @@ def _compile_in_process(program: Any, library: Path, parallel: bool, clock: Cloc
         if done.returncode or not target.is_file():
             (library.parent / "failed.txt").write_text(done.stderr, encoding="utf-8")
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise NotCompiledError(f"AOTInductor does not take it ({last[:300]}; see {library.parent / 'failed.txt'})")
+            raise NotCompiledError(f"AOTInductor does not take it ({last[:300]}; see {library.parent / 'failed.txt'})"
+                                   f"{_spectral(program)}")
         if _PROXY in target.read_bytes():
-            raise NotCompiledError("it uses an operation that torch offers to C++ alone")
+            names = ", ".join(sorted(set(re.findall(r"(\S+) is missing a c-shim", done.stderr))))
+            raise NotCompiledError(f"it uses operations that torch offers to C++ alone{f' ({names})' if names else ''}"
+                                   f"{_spectral(program)}")
         os.replace(target, library)
+
+
+def _spectral(program: Any) -> str:
+    """What to do about operations on complex numbers, as torch.fft leads to, where a program has such; else ""."""
+    names = sorted({str(node.target) for node in program.graph.nodes
+                    if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor) and node.meta["val"].is_complex()})
+    if not names:
+        return ""
+    return (f". It computes with complex numbers ({', '.join(names)}), of which few operations are compiled: multiply a spectrum "
+            "by a parameter of its shape, or by real and imaginary parts apart (torch.view_as_real), or use the other forms")
 
 
 def build(source: str, target: str, parallel: bool) -> None:
