@@ -35,7 +35,7 @@ def training_cost(bench: Bench, correction: AnyCorrection, step: float, filled: 
         return ""
     inner, filled = training.window * training.stride, max(1e-9, filled)
     window = max(1, min(training.window, bench.most // training.stride, int(A_SWEEP / (4 * MEMBERS * filled * training.stride))))
-    sweep = _sweep(bench, correction, window) / window * training.window
+    sweep = max(_sweep(bench, correction, window) / window * training.window, inner * filled)
     spin_up = round(reference.spin_up / bench.spec.dt)
     between = reference.interval / bench.spec.dt if reference.interval else training.stride
     if reference.file and not training.steps_per_epoch:
@@ -66,16 +66,15 @@ def _sweep(bench: Bench, correction: AnyCorrection, window: int) -> float:
     training = bench.experiment.training
     gradient = get_gradient(training.gradient, **training.gradient_options)
     start = torch.from_numpy(np.repeat(bench.state, MEMBERS, axis=0))
-    taken: list[float] = []
-    while not taken or (len(taken) < 20 and sum(taken) < A_SWEEP / 4):
+
+    def forth_and_back() -> None:
         bench.tell(f"windows of {window} steps, forth and back, for the cost of a training")
-        began = time.perf_counter()
         states = trimtab.rollout(bench.solver, correction, start, window, gradient=gradient, stride=training.stride,
                                  on_blow_up="mark")
         states[-1].square().mean().backward()
-        taken.append(time.perf_counter() - began)
         bench.made += MEMBERS * window * training.stride
-    return min(taken) / MEMBERS
+
+    return seconds_of(forth_and_back, 20, A_SWEEP / 4) / MEMBERS
 
 
 def fit_seconds(bench: Bench, correction: AnyCorrection) -> float:
@@ -87,16 +86,22 @@ def fit_seconds(bench: Bench, correction: AnyCorrection) -> float:
     return seconds
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """The quickest of three calls, of fewer where one takes long: seconds of the processor, where the clock's are more because
-    others use it, too."""
+def seconds_of(call: Callable[[], object], most: int = 3, budget: float = A_CALL) -> float:
+    """The quickest of several calls: seconds of the processor, where the clock's are more because others use it, too.
+
+    Args:
+        call: what is timed.
+        most: calls.
+        budget: seconds of the clock after which there is no further call, but for a second one: a first may have much to load.
+    """
     taken: list[float] = []
     spent = 0.0
-    while len(taken) < 3 and spent < A_CALL:
+    while len(taken) < 2 or (len(taken) < most and spent < budget):
         began, busy = time.perf_counter(), time.process_time()
         call()
-        spent += time.perf_counter() - began
-        taken.append(max(1e-9, min(time.perf_counter() - began, time.process_time() - busy)))
+        clock = time.perf_counter() - began
+        spent += clock
+        taken.append(max(1e-9, min(clock, time.process_time() - busy)))
     return min(taken)
 
 
