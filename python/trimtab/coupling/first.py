@@ -24,6 +24,7 @@ from trimtab.coupling.truth import LOOK_BYTES, Look, check_truth, faintest, labe
 from trimtab.errors import TrimtabError
 from trimtab.filters import smooth_waves
 from trimtab.gradient import get_gradient
+from trimtab.learning import EPSILON
 from trimtab.loss import mean_square
 from trimtab.slot_correction import AnyCorrection
 from trimtab.slot_weight import SlotWeight, named_outputs
@@ -35,7 +36,6 @@ PUSHED = 1e-2        # standard deviations by which they move a field in the end
 AGREES = 0.8         # cosine of a push's true effect and of what the gradient believes, above which a window is borne
 A_PUSH = 10.0        # seconds that the pushes may take
 MEMBERS = 2          # windows of the loss whose gradient is looked at
-EPSILON = 1e-8       # of Adam
 ABOVE = 10.0         # times it, that the gradient of a weight should have
 TINY = 1e-18         # of a gradient in float32, whose square is nothing
 SEEN = 1e3           # times the rounding of the network's numbers, that an input should vary
