@@ -27,12 +27,12 @@ SHORT = ("training.epochs=1", "training.steps_per_epoch=2", "training.microbatch
          "reference.snapshots=6", "parallel.timeout=60")
 # Faces in y, rows + 1 of them on each rank: the last one here is the first one of the next rank, and both compute it.
 CODE = {
-    "  integer :: nsteps = 200\n": "  integer :: nsteps = 200, counter = 0, passed = 0\n  logical :: odd = .false.\n"
+    "  integer :: nsteps = 200\n": "  integer :: nsteps = 200, counter = 0, passed = 0, io\n  logical :: odd = .false.\n"
                                    "  real(8) :: means(2) = 0d0\n  real(8), allocatable :: v(:, :), t_old(:, :)\n",
-    "    allocate (t(nx": "    if (rank == 0) then\n      open (newunit=unit, file='tmp.nml', status='new')\n"
-                         "      write (unit, *) 7\n      close (unit)\n    end if\n    call MPI_Barrier(comm, code)\n"
-                         "    open (newunit=unit, file='tmp.nml', status='old', action='read')\n"
-                         "    read (unit, *) passed\n    close (unit)\n"
+    "    allocate (t(nx": "    if (rank == 0) then\n      open (newunit=io, file='tmp.nml', status='new')\n"
+                         "      write (io, *) 7\n      close (io)\n    end if\n    call MPI_Barrier(comm, code)\n"
+                         "    open (newunit=io, file='tmp.nml', status='old', action='read')\n"
+                         "    read (io, *) passed\n    close (io)\n"
                          "    allocate (v(nx, rows + 1), t_old(nx, rows), source=0d0)\n    allocate (t(nx",
     "  subroutine step()\n": "  subroutine faces()       ! the last face here is the next rank's first\n    integer :: code\n"
                              "    if (rank < ranks - 1) &\n"

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.launch import launched
 from trimtab.score_table import LABELS, ScoreTable
 
 QUIET_SECONDS = 30.0  # between two lines when nobody watches
@@ -98,20 +99,23 @@ class Watch:
             self.console.print(f"{self.stage}: done in {_duration(time.monotonic() - self.began)}", highlight=False)
 
 
-def output_console(stream: IO[str] | None = None) -> Console:
+def output_console(stream: IO[str] | None = None, width: int = WIDE) -> Console:
     """Where tables and lines go: on a terminal with colours and folded to its width; in a file or a pipe plain and wide.
 
     Args:
         stream: standard output by default.
+        width: columns in a file or a pipe, from which on prose is folded.
     """
     stream = stream or sys.stdout
     if _is_seen(stream):
         return Console(file=stream)
-    return Console(file=stream, width=WIDE, force_terminal=False, force_jupyter=False, color_system=None, no_color=True)
+    return Console(file=stream, width=width, force_terminal=False, force_jupyter=False, color_system=None, no_color=True)
 
 
 def _is_seen(stream: IO[str]) -> bool:
-    """Whether it is a terminal. One of no width is what mpirun gives to ranks whose output goes to a file or a pipe."""
+    """Whether it is a terminal. Under a launcher it is none: mpirun gives ranks one whatever their output goes to."""
+    if launched()[0]:
+        return False
     try:
         return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
     except (OSError, ValueError):  # no file of the system, or closed

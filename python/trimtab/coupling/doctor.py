@@ -37,6 +37,7 @@ CHECKS = ("description", "times", START, "opened twice", "files", "random number
           "cold start", "weight", "gradient", "truth", "memory", "runs", "training", "cost", "blow-up")
 ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without being looked at again
 RESTARTS = ("restart", "restart, long")
+LOG_WIDTH = 150      # columns of the table in a file or a pipe
 PATIENCE = 1800.0  # seconds that one check may take
 COLOURS = {"ok": "green", "note": "yellow", "bad": "bold red"}
 ENDS = re.compile(r"(ERROR )?STOP\b|Fortran runtime error")
@@ -178,7 +179,7 @@ def print_findings(findings: list[Finding]) -> None:
     table.add_column("remedy", ratio=2)
     for one in findings:
         table.add_row(one.check, Text(one.state, COLOURS[one.state]), Text(one.found), Text(one.remedy))
-    console = output_console()
+    console = output_console(width=LOG_WIDTH)
     console.print(table, highlight=False)
     count = {state: sum(one.state == state for one in findings) for state in COLOURS}
     console.print(f"{count['ok']} ok, {count['note']} to note, {count['bad']} bad", highlight=False)

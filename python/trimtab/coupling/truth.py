@@ -17,7 +17,7 @@ from trimtab.coupling.finding import MEND, Finding
 from trimtab.coupling.settings import is_free
 from trimtab.errors import ConfigError, TrimtabError
 from trimtab.reference import recipe_of
-from trimtab.reference_file import complete
+from trimtab.reference_file import complete, known_fields
 from trimtab.reference_run import make_run, part_path
 from trimtab.sections import ReferenceConfig
 from trimtab.slot_weight import SlotWeight
@@ -153,8 +153,9 @@ def _run(bench: Bench, recipe: Any, run: int) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="trimtab-truth-") as folder:
         for _ in make_run(recipe, run, Path(folder), _open_here):
             pass
-        states = np.load(part_path(Path(folder), run))
-    return _complete(bench, states)
+        records = np.load(part_path(Path(folder), run))
+    known = known_fields(bench.spec, bench.experiment.reference.hidden).fields
+    return _complete(bench, np.concatenate([records[one.name].reshape(len(records), -1) for one in known], axis=1))
 
 
 def _open_here(name: str, **options: Any) -> Any:
