@@ -151,15 +151,13 @@ def test_a_spectrum_that_is_not_compiled_is_named(monkeypatch, tmp_path):
     for code, sentence in (("import sys; print('TypeError: got int', file=sys.stderr); sys.exit(1)", "does not take it"),
                            ("import sys; print('x aten.bmm.default is missing a c-shim implementation', file=sys.stderr); "
                             "open(sys.argv[-1], 'wb').write(b'aoti_torch_proxy_executor_call_function')", r"alone \(aten.bmm")):
-        run = subprocess.run
-
-        def instead(command, code=code, run=run, **options):
+        def instead(command, tick, code=code, **options):
             target = command[-1].split("build(")[1].split("'")[3]
-            return run([command[0], "-c", code, target], **options)
+            return subprocess.run([command[0], "-c", code, target], capture_output=True, text=True, **options)
 
         monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
         with monkeypatch.context() as patch:
-            patch.setattr("trimtab.bridge.compile.subprocess.run", instead)
+            patch.setattr("trimtab.bridge.compile.run_program", instead)
             patch.setattr("trimtab.bridge.compile.shutil.which", lambda name: name)
             with pytest.raises(NotCompiledError, match=sentence + r".*complex numbers \(aten.*fft_rfft.*view_as_real"):
                 compile_library(program, {})
