@@ -48,14 +48,14 @@ sanitize: setup ## the Fortran and C parts' tests, and the bridge's, under sanit
 	test -d build/sanitize/bridge || $(BIN)/meson setup build/sanitize/bridge -Dpython.platlibdir=/root $(SANITIZE) >/dev/null
 	$(BIN)/ninja -C build/sanitize/bridge
 	$(BIN)/meson install -C build/sanitize/bridge --quiet --destdir $(CURDIR)/build/sanitize --tags runtime,python-runtime
-	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_bridge.py tests/test_fuzz.py -k "not memory and not exit"
+	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider tests/bridge/test_bridge.py tests/journeys/test_fuzz.py -k "not memory and not exit"
 
 # A first hundred tells how long the others will take on this machine as it is.
 fuzz: setup     ## thousands of experiments, files and arguments that are wrong; says first how long it will take
 	@cases=$${TRIMTAB_FUZZ:-3000}; export OMP_NUM_THREADS=1; begun=$$(date +%s); \
-	 TRIMTAB_FUZZ=100 $(BIN)/python -m pytest -q tests/test_fuzz.py || exit 1; spent=$$(($$(date +%s) - begun)); \
+	 TRIMTAB_FUZZ=100 $(BIN)/python -m pytest -q tests/journeys/test_fuzz.py || exit 1; spent=$$(($$(date +%s) - begun)); \
 	 echo "100 cases a test took $$spent s; $$cases take about $$((spent * cases / 6000 + 1)) minutes (TRIMTAB_FUZZ=$$cases)"; \
-	 TRIMTAB_FUZZ=$$cases $(BIN)/python -m pytest -q tests/test_fuzz.py
+	 TRIMTAB_FUZZ=$$cases $(BIN)/python -m pytest -q tests/journeys/test_fuzz.py
 
 bench: setup build/bench/pyqg/.ready ## ratios and medians; see tests/bench
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/run.py

@@ -1,5 +1,5 @@
 ! SPDX-License-Identifier: MIT
-!> A hybrid: solver + stepper + slot, advanced and recorded. What `main.f90` and `bridge/solver_api.f90` both drive.
+!> A hybrid: solver + stepper + slot, advanced and recorded. What `main.f90` and `bridge/python/solver_api.f90` both drive.
 module trimtab_driver
   use, intrinsic :: iso_c_binding, only: c_int, c_funptr, c_f_procpointer, c_associated
   use, intrinsic :: ieee_arithmetic, only: ieee_value, ieee_quiet_nan

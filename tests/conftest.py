@@ -9,6 +9,8 @@ import re
 import signal
 import subprocess
 
+from helpers import CODES, ROOT
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts in the background; tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,9 +23,9 @@ import numpy as np
 import pytest
 
 import trimtab
-from trimtab.bridge.templates import lay_down
-from trimtab.config import parse_experiment
-from trimtab.coupling.bench import Bench
+from trimtab.config.experiment import parse_experiment
+from trimtab.coupling.harness import Bench
+from trimtab.coupling.templates import lay_down
 
 # The core of the paper: Lorenz 63 without -beta u_3.
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -55,7 +57,7 @@ def open_solver() -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def compiled_cache(monkeypatch) -> Path:
     """Compiled corrections are kept between runs of the tests: their names say all that they depend on."""
-    folder = Path(__file__).parent.parent / "build" / "cache"
+    folder = ROOT / "build" / "cache"
     monkeypatch.setenv("TRIMTAB_CACHE", str(folder))
     return folder
 
@@ -83,10 +85,10 @@ def random_states() -> Callable[..., np.ndarray]:
 
 
 class Faulty:
-    """The code of tests/legacy/faulty, built once: `faults` are the numbers of its mistakes by name."""
+    """The code of tests/codes/faulty, built once: `faults` are the numbers of its mistakes by name."""
 
     def __init__(self, folder: Path):
-        self.folder, source = folder, Path(__file__).parent / "legacy" / "faulty"
+        self.folder, source = folder, CODES / "faulty"
         lay_down(folder, "faulty")
         for name in ("faulty.f90", "adapter.f90"):
             (folder / name).write_text((source / name).read_text())

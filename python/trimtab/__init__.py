@@ -19,8 +19,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "open_solver": "trimtab.bridge.opener",
-    "Correction": "trimtab.correction",
-    "SlotCorrection": "trimtab.slot_correction",
+    "Correction": "trimtab.corrections.correction",
+    "SlotCorrection": "trimtab.corrections.slots",
     "rollout": "trimtab.gradient.rollout",
     "StaticEGA": "trimtab.gradient",
     "NoGradient": "trimtab.gradient",
@@ -29,18 +29,19 @@ _HOME = {
     "DiscreteGradient": "trimtab.gradient",
     "ExactGradient": "trimtab.gradient",
     "EnsembleEGA": "trimtab.gradient",
-    "Ensemble": "trimtab.ensembles",
-    "Perturbation": "trimtab.starts",
-    "write_ensemble": "trimtab.ensemble_file",
-    "gradcheck": "trimtab.gradient.check",
-    "open_isolated": "trimtab.isolation.isolated",
-    "Window": "trimtab.window",
-    "Solver": "trimtab.solver",
-    "load_experiment": "trimtab.config",
-    "Trainer": "trimtab.trainer",
-    "TrimtabError": "trimtab.errors",
+    "Ensemble": "trimtab.forecast.ensemble",
+    "Perturbation": "trimtab.forecast.initial_conditions",
+    "write_ensemble": "trimtab.forecast.ensemble_netcdf",
+    "gradcheck": "trimtab.gradient.gradcheck.check",
+    "open_isolated": "trimtab.isolation.process_solver",
+    "Window": "trimtab.core.window",
+    "Solver": "trimtab.core.solver",
+    "load_experiment": "trimtab.config.experiment",
+    "Trainer": "trimtab.training.trainer",
+    "TrimtabError": "trimtab.core.errors",
 }
-_MODULES = ("networks", "gradient", "scores", "errors")
+_MODULES = {"networks": "trimtab.corrections.networks", "gradient": "trimtab.gradient", "scores": "trimtab.evaluation.metrics",
+            "errors": "trimtab.core.errors"}
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 
@@ -49,7 +50,7 @@ def __getattr__(name: str) -> "Any":
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"trimtab.{name}")
+        value = importlib.import_module(_MODULES[name])
     else:
         raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
     globals()[name] = value

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import trimtab
-from trimtab.commands import COMMANDS, command
-from trimtab.errors import ConfigError, SolverError, TrimtabError
-from trimtab.telling import heard
+from trimtab.cli.commands import COMMANDS, command
+from trimtab.core.announcements import heard
+from trimtab.core.errors import ConfigError, SolverError, TrimtabError
 
 ALONE = ("experiments", "score", "run", "report", "gradcheck", "couple", "export", "reproduce",
          "version")  # commands that one rank does, whoever else is there
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # an encoding without ± or é gets a ?, never an exception after hours of work
             stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
-    from trimtab.signals import Interrupted, exit_code, obeyed
+    from trimtab.core.signals import Interrupted, exit_code, obeyed
 
     try:
         with obeyed():
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """One command, and an exit code in place of an exception."""
-    from trimtab.launch import launched  # it wants numpy, which `--help` need not wait for
+    from trimtab.parallel.launcher import launched  # it wants numpy, which `--help` need not wait for
 
     try:
         if options.command_name in ALONE:
@@ -76,8 +76,8 @@ def _say(text: str) -> None:
 
 def _end(text: str, code: int) -> int:
     """Say it, and end the other ranks, which would wait for this one."""
-    from trimtab.launch import launched
-    from trimtab.parallel import get_world
+    from trimtab.parallel.launcher import launched
+    from trimtab.parallel.mpi import get_world
 
     if launched()[0] < 2:
         print(text, file=sys.stderr, flush=True)
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _alone(options: argparse.Namespace) -> Any:
-    from trimtab.world import World
+    from trimtab.parallel.world import World
 
     return World()
 

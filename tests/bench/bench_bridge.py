@@ -33,7 +33,7 @@ class OnGrid(nn.Module):
 
 def cases() -> list[tuple[str, str, nn.Module, int]]:
     """(name, solver, module in float32, members)."""
-    networks = trimtab.networks
+    networks = trimtab.corrections.networks
     mlp = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 3))
     cnn = OnGrid(networks.PeriodicCNN((2, 64, 64, 1), kernel=5), 64)
     return [("identity", "lorenz63", nn.Identity(), 1),

@@ -20,9 +20,9 @@ from torch import Tensor
 import trimtab
 from bench_training import plane
 from clock import median
-from trimtab.crew import TIMES, Crew
-from trimtab.parallel import get_world
-from trimtab.phase import Phase
+from trimtab.parallel.mpi import get_world
+from trimtab.training.microbatches import TIMES, Crew
+from trimtab.training.phase import Phase
 
 WINDOWS, STEPS, LENGTH, ROUNDS = 4, 5, 5, 3  # windows a rank, steps a run, outer steps a window, runs
 

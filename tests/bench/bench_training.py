@@ -12,7 +12,7 @@ import torch
 
 import trimtab
 from clock import in_turn, median, ratio
-from trimtab.reproduce.rollout_cost import in_fresh_process, lorenz, plane
+from trimtab.reproduce.results.rollout_cost import in_fresh_process, lorenz, plane
 
 LORENZ, PLANE = (10, 50, 100, 500, 1000), (5, 10, 20)
 

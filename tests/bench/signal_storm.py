@@ -102,8 +102,8 @@ def alive(pids: set[int]) -> set[int]:
 
 def damaged(folder: Path) -> list[str]:
     """Checkpoints of a run that cannot be read, and part files that were left."""
-    from trimtab.checkpoint import read_checkpoint
-    from trimtab.errors import TrimtabError
+    from trimtab.core.errors import TrimtabError
+    from trimtab.training.checkpoint import read_checkpoint
 
     bad = [one.name for one in folder.glob(".*.partial")]
     for file in folder.glob("*.pt"):
@@ -178,8 +178,9 @@ def main() -> int:
             (place / f"{name}.toml").write_text(SMALL.format(**values))
         for name, file in (("trained", "small"), ("trained-long", "long")):
             short = ["--set", "training.epochs=1", "offline.steps=20"] + (["score.long_steps=100"] if name == "trained" else [])
-            subprocess.run([sys.executable, "-c", "import sys; from trimtab.trainer import Trainer; from trimtab.config import "
-                            "load_experiment; Trainer(load_experiment(sys.argv[1], sys.argv[3:]), sys.argv[2]).fit()",
+            subprocess.run([sys.executable, "-c", "import sys; from trimtab.training.trainer import Trainer; "
+                            "from trimtab.config.experiment import load_experiment; "
+                            "Trainer(load_experiment(sys.argv[1], sys.argv[3:]), sys.argv[2]).fit()",
                             f"{file}.toml", name, *short[1:]], cwd=place, env=environment, check=True)
         wrong = sum(bool(one_round(names[number % len(names)], chance, number, place, environment))
                     for number in range(options.rounds))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trimtab.errors import ConfigError
-from trimtab.state import Field, SolverSpec
-from trimtab.window import Window
+from trimtab.core.errors import ConfigError
+from trimtab.core.spec import Field, SolverSpec
+from trimtab.core.window import Window
 
 START = {"z": 1000.0, "y": 100.0, "b": 10.0, "a": 1.0}
 

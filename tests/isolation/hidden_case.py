@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.state import Field, SolverSpec
-from trimtab.window import Window
+from trimtab.core.spec import Field, SolverSpec
+from trimtab.core.window import Window
 
 
 class Hidden:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trimtab.state import Field, SolverSpec
-from trimtab.window import Window
+from trimtab.core.spec import Field, SolverSpec
+from trimtab.core.window import Window
 
 
 class Ring:

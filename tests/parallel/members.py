@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 import trimtab
-from trimtab.cohort import Cohort
-from trimtab.errors import SolverError
+from trimtab.core.errors import SolverError
 from trimtab.gradient import EnsembleEGA, Tape
-from trimtab.parallel import get_world
+from trimtab.parallel.mpi import get_world
+from trimtab.parallel.subgroup import Cohort
 
 OPTIONS = (
     {"members": 13},

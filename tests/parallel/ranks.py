@@ -7,8 +7,8 @@ import hashlib
 
 import numpy as np
 
-from trimtab.errors import ConfigError
-from trimtab.parallel import get_world
+from trimtab.core.errors import ConfigError
+from trimtab.parallel.mpi import get_world
 
 PARTS, LENGTH = 7, 1001
 WEIGHTS = [0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1]

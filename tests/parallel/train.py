@@ -15,12 +15,12 @@ from advection import Ring
 
 import trimtab
 from trimtab.__main__ import main
-from trimtab.config import load_experiment
-from trimtab.crew import Crew
-from trimtab.errors import BlowUpError
-from trimtab.parallel import get_world
-from trimtab.trainer import Trainer
-from trimtab.window import Window
+from trimtab.config.experiment import load_experiment
+from trimtab.core.errors import BlowUpError
+from trimtab.core.window import Window
+from trimtab.parallel.mpi import get_world
+from trimtab.training.microbatches import Crew
+from trimtab.training.trainer import Trainer
 
 
 class Fragile:
@@ -49,9 +49,10 @@ def open_solver(name, **options):
 
 def loops(where, rank):
     """An endless loop on this rank where it is said: in the reference run, in a validation, in the scores, in an ensemble."""
-    from trimtab import reference, scoring
-    from trimtab.ensembles import Ensemble
-    from trimtab.online import Online
+    from trimtab.data import reference
+    from trimtab.evaluation import score_run as scoring
+    from trimtab.forecast.ensemble import Ensemble
+    from trimtab.training.online import Online
 
     places = {"reference": (reference, "make_run"), "validation": (Online, "judge"), "scoring": (scoring, "evaluate"),
               "ensemble": (Ensemble, "_start")}

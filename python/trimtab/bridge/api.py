@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from trimtab.bridge.solver_api import solver_api
-from trimtab.errors import STATUS, TrimtabError
+from trimtab.core.errors import STATUS, TrimtabError
 
 _CODES = {name: code for code, (name, _) in STATUS.items()}
 

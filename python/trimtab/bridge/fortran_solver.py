@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from trimtab.bridge import api
-from trimtab.bridge.callback import Callback
-from trimtab.bridge.compiled import Compiled
-from trimtab.bridge.runtime import configure_runtime
-from trimtab.bridge.slot import explained, slot_function
-from trimtab.config import solver_namelists
-from trimtab.errors import ConfigError, InputError, SolverError, StepError
-from trimtab.solver import OnBlowUp, refuse_blow_up, whole_steps
-from trimtab.state import Field, SolverSpec, plain, tensor_array
-from trimtab.turns import Turn, in_turn
-from trimtab.window import Window
+from trimtab.bridge.aot_function import Compiled
+from trimtab.bridge.slot_callback import Callback
+from trimtab.bridge.slot_function import explained, slot_function
+from trimtab.bridge.threads import configure_runtime
+from trimtab.config.experiment import solver_namelists
+from trimtab.core.errors import ConfigError, InputError, SolverError, StepError
+from trimtab.core.solver import OnBlowUp, refuse_blow_up, whole_steps
+from trimtab.core.spec import Field, SolverSpec, plain, tensor_array
+from trimtab.core.window import Window
+from trimtab.isolation.solver_lock import Turn, in_turn
 
 # Called by Fortran once a step while this thread holds the interpreter: an interrupt ends a rollout within one step.
 _CHECK_SIGNALS = ctypes.cast(ctypes.pythonapi.PyErr_CheckSignals, ctypes.c_void_p).value

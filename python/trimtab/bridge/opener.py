@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trimtab.bridge.coupled import CoupledSolver, IsolatedCode
+from trimtab.bridge.adapter_mpi import mpi_libraries
+from trimtab.bridge.adapter_solver import CoupledSolver, IsolatedCode
 from trimtab.bridge.fortran_solver import FortranSolver
-from trimtab.bridge.ranks import mpi_libraries
-from trimtab.errors import ConfigError
-from trimtab.import_path import import_named
+from trimtab.config.import_path import import_named
+from trimtab.core.errors import ConfigError
+from trimtab.core.solver import Solver
 from trimtab.isolation import open_isolated
-from trimtab.solver import Solver
 
 WORKERS = ("isolation", "snapshot", "instances", "group", "timeout", "files", "stdin")  # of a class: unless it takes them itself
 
@@ -65,7 +65,7 @@ def open_code(name: str, *, library: str, isolation: str = "", snapshot: str = "
         stdin: the file that it reads as standard input.
         namelist: file -> group -> variable -> value, changed in the copies.
         weight: how the slots' outputs enter the state; `trimtab couple check` writes it.
-        comm: communicator (mpi4py) of the ranks that share the code, see `trimtab.solver`; None for this rank alone.
+        comm: communicator (mpi4py) of the ranks that share the code, see `trimtab.core.solver`; None for this rank alone.
         options: what the adapter takes with trimtab_option.
 
     Raises:
@@ -93,7 +93,8 @@ def open_code(name: str, *, library: str, isolation: str = "", snapshot: str = "
     named: dict[str, Any] = {"isolation": isolation, "snapshot": snapshot, "instances": instances, "timeout": timeout}
     if snapshot != "none":
         named["libraries"] = (Path(library).name,)
-    inner = open_isolated("trimtab.bridge.coupled:CoupledSolver", {"name": name, **given, **options, "alone": True}, **named)
+    inner = open_isolated("trimtab.bridge.adapter_solver:CoupledSolver",
+                          {"name": name, **given, **options, "alone": True}, **named)
     return IsolatedCode(inner, weight or {})
 
 
@@ -117,5 +118,5 @@ def _open_class(name: str, options: dict[str, Any]) -> Solver:
     solver: Solver = open_isolated(name, options, **{"isolation": "none", **workers}) if workers else kind(**options)
     if not isinstance(solver, Solver):
         raise ConfigError(f"{name!r} gave a {type(solver).__name__}; a solver has `spec`, `advance` and `close`, see "
-                          "trimtab.solver.")
+                          "trimtab.core.solver.")
     return solver

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trimtab.config import changed_keys, parse_experiment
+from trimtab.config.experiment import changed_keys, parse_experiment
+from trimtab.core.atomic_files import replacing
+from trimtab.core.errors import ConfigError
 from trimtab.coupling.finding import Finding
-from trimtab.errors import ConfigError
-from trimtab.files import replacing
 
 MARK = "chosen by trimtab couple check: "  # the value follows, so that an edited line is known even where its comment stayed
 ROW = "training in TOML"

@@ -8,10 +8,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from trimtab.config import load_experiment
+from trimtab.config.experiment import load_experiment
+from trimtab.core.atomic_files import replacing
+from trimtab.core.errors import TrimtabError
 from trimtab.coupling.finding import Finding
-from trimtab.errors import TrimtabError
-from trimtab.files import replacing
 
 MARK = "# measured by trimtab couple check"  # at the end of a line that a check may replace
 ROW = "weight in TOML"

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimtab.errors import ConfigError
+from trimtab.core.errors import ConfigError
 from trimtab.gradient.base import Gradient, StepGradient, Tape
 from trimtab.gradient.discrete import DiscreteGradient
-from trimtab.gradient.ensemble import EnsembleEGA
+from trimtab.gradient.ensemble.ega import EnsembleEGA
 from trimtab.gradient.euler import EulerEGA
 from trimtab.gradient.exact import ExactGradient
 from trimtab.gradient.none import NoGradient

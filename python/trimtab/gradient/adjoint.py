@@ -32,12 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import ConfigError
+from trimtab.core.errors import ConfigError
+from trimtab.core.solver import Solver
+from trimtab.core.spec import SolverSpec
+from trimtab.corrections.repeatable import as_slot
 from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Tape
-from trimtab.repeatable import as_slot
-from trimtab.solver import Solver
-from trimtab.state import SolverSpec
-from trimtab.torch_stepping import IMEX, TABLEAUX
+from trimtab.gradient.twin.tableaux import IMEX, TABLEAUX
 
 
 def has_adjoint(solver: Solver) -> bool:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trimtab.cohort import Cohort
-from trimtab.errors import ConfigError
+from trimtab.core.errors import ConfigError
+from trimtab.core.solver import Solver
 from trimtab.gradient.coefficient import by_differences
-from trimtab.solver import Solver
+from trimtab.parallel.subgroup import Cohort
 
 CHUNK_VALUES, CHUNK_STATES = 2**17, 512  # what the network sees at once, so that its graph stays bounded
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import ConfigError
-from trimtab.repeatable import as_slot
-from trimtab.solver import Solver
-from trimtab.state import SolverSpec
+from trimtab.core.errors import ConfigError
+from trimtab.core.solver import Solver
+from trimtab.core.spec import SolverSpec
+from trimtab.corrections.repeatable import as_slot
 
 LARGEST = 16  # numbers of a coefficient for which 2 M forward runs a step are still affordable
 

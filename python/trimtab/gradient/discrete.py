@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from trimtab.core.solver import Solver
 from trimtab.gradient.adjoint import require_step
 from trimtab.gradient.base import StepGradient, Tape
 from trimtab.gradient.implicit import hybrid_step
-from trimtab.solver import Solver
 
 
 class DiscreteGradient(StepGradient):

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from trimtab.core.solver import Solver
 from trimtab.gradient.adjoint import Applied, project, require_adjoint, tendency_adjoint
 from trimtab.gradient.base import Tape
 from trimtab.gradient.quadrature import QuadratureEGA
-from trimtab.solver import Solver
 
 
 class EulerEGA(QuadratureEGA):

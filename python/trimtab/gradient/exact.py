@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trimtab.core.solver import Solver
 from trimtab.gradient.base import StepGradient, Tape
-from trimtab.solver import Solver
-from trimtab.torch_solver import TorchSolver, twin
+from trimtab.gradient.twin.torch_twin import TorchSolver, twin
 
 
 class ExactGradient(StepGradient):
     """Autograd through the torch twin of the solver, step by step from the recorded states.
 
-    What every other variant is measured with, for solvers that have a twin (`torch_solver.py`). The rollout itself still runs
+    What every other variant is measured with, for solvers that have a twin (`twin/torch_twin.py`). The rollout itself still runs
     in Fortran; backward() runs each outer step again in the twin, with its graph, from the last to the first, so that the
     memory is one step's. It equals autograd through `twin(solver).rollout` to round-off. The twin of QG writes the advection
     otherwise than the Fortran, which is the same but for aliases: with dealiasing = 'none' trust `discrete`.

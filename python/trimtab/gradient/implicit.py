@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimtab.gradient.adjoint import Applied, HybridStep, project, tendency_adjoint
 from trimtab.gradient.base import Tape
-from trimtab.torch_stepping import IMEX, NEWTON
+from trimtab.gradient.twin.tableaux import IMEX, NEWTON
 
 
 def hybrid_step(tape: Tape, parameters: Sequence[Tensor] = ()) -> HybridStep:

@@ -30,7 +30,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from trimtab.errors import ConfigError
+from trimtab.core.errors import ConfigError
 from trimtab.gradient.base import Gradient
 
 RULES = ("left", "trapezoid", "gregory")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trimtab.core.solver import OnBlowUp, Solver, whole_steps
+from trimtab.corrections.networks import network_dtype
+from trimtab.corrections.repeatable import check_function
 from trimtab.gradient import Gradient, Tape, get_gradient
 from trimtab.gradient.sweep import sweep
-from trimtab.networks import network_dtype
-from trimtab.repeatable import check_function
-from trimtab.solver import OnBlowUp, Solver, whole_steps
 
 
 def rollout(

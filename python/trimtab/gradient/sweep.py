@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trimtab.errors import ConfigError
+from trimtab.core.errors import ConfigError
+from trimtab.corrections.repeatable import NO_GRAPH, as_slot
 from trimtab.gradient.base import CHUNK_STATES, CHUNK_VALUES, Gradient, StepGradient, Tape
-from trimtab.repeatable import NO_GRAPH, as_slot
 
 
 def sweep(

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.errors import ConfigError, SolverError
+from trimtab.core.errors import ConfigError, SolverError
+from trimtab.core.solver import Solver
+from trimtab.corrections.networks import network_dtype
 from trimtab.gradient.adjoint import has_adjoint, has_influence, has_step
 from trimtab.gradient.base import Tape
 from trimtab.gradient.coefficient import difference_step
+from trimtab.gradient.ensemble.perturbations import field_scales
 from trimtab.gradient.implicit import hybrid_step
-from trimtab.gradient.perturbations import field_scales
 from trimtab.gradient.quadrature import QuadratureEGA
-from trimtab.networks import network_dtype
-from trimtab.solver import Solver
 
 LARGEST = 64  # components of a state for which 2 N forward runs a step are still a Jacobian one can afford
 _TOLD: set[str] = set()

@@ -55,10 +55,10 @@ from typing import Any
 
 # Imported when first used: a worker imports this package, too, and may do without torch.
 _HOME = {
-    "open_isolated": "trimtab.isolation.isolated",
-    "IsolatedSolver": "trimtab.isolation.isolated",
-    "ImagedSolver": "trimtab.isolation.imaged",
-    "LibraryImage": "trimtab.isolation.image",
+    "open_isolated": "trimtab.isolation.process_solver",
+    "IsolatedSolver": "trimtab.isolation.process_solver",
+    "ImagedSolver": "trimtab.isolation.snapshot_solver",
+    "LibraryImage": "trimtab.isolation.static_memory",
     "load_private_copy": "trimtab.isolation.copies",
 }
 

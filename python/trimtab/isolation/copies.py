@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from pathlib import Path
 
-from trimtab.errors import ConfigError
+from trimtab.core.errors import ConfigError
 
 
 def load_private_copy(path: str | Path) -> ctypes.CDLL:

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.errors import ConfigError, SolverError
-from trimtab.isolation import channel as ch
+from trimtab.core.errors import ConfigError, SolverError
+from trimtab.isolation import protocol as ch
 from trimtab.isolation.descriptors import Output, make_private
-from trimtab.isolation.imaged import ImagedSolver, innermost
-from trimtab.isolation.memory import WindowMemory, grow, mapped, pack, unpack
+from trimtab.isolation.shared_window import WindowMemory, grow, mapped, pack, unpack
+from trimtab.isolation.snapshot_solver import ImagedSolver, innermost
 
 _PLAIN = (bool, int, float, str, tuple)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -122,7 +122,7 @@ class _Worker:
 
     def correct(self, message: ch.Correct, file: int) -> None:
         """A new correction; one that cannot be built is refused when it is used."""
-        from trimtab.isolation.mirror import attach  # torch: a second, that a solver without a correction saves
+        from trimtab.isolation.shared_correction import attach  # torch: a second, that a solver without a correction saves
 
         try:
             self.correction = attach(message.structure, file, message.size)
@@ -272,7 +272,7 @@ class _Forking(_Worker):
 def _apply(settings: tuple[Any, ...]) -> None:
     """Put the parent's settings of torch in force; without torch there is nothing to set."""
     if "torch" in sys.modules:
-        from trimtab.isolation.mirror import apply_settings
+        from trimtab.isolation.shared_correction import apply_settings
 
         apply_settings(settings)
 

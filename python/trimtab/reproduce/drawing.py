@@ -11,10 +11,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from trimtab.figures import RC
-from trimtab.files import replacing
+from trimtab.core.atomic_files import replacing
+from trimtab.evaluation.figures import RC
 
-# Okabe and Ito, as in `trimtab.figures`.
+# Okabe and Ito, as in `trimtab.evaluation.figures`.
 STYLE: dict[str, dict[str, Any]] = {
     "no closure": {"color": "#7f7f7f", "marker": "x", "linestyle": (0, (5, 2))},
     "offline": {"color": "#0072b2", "marker": "s", "linestyle": (0, (7, 2, 1.5, 2))},

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.errors import ConfigError
-from trimtab.solver import Solver
+from trimtab.core.errors import ConfigError
+from trimtab.core.solver import Solver
 
 SIZE = 1e-6  # of a perturbation, over the root mean square of the states
 

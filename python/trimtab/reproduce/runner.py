@@ -11,9 +11,10 @@ from html import escape
 from pathlib import Path
 
 import trimtab
-from trimtab.files import only_writer, replacing
-from trimtab.reference import Progress, silent
-from trimtab.report import PAGE, STYLE
+from trimtab.core.atomic_files import only_writer, replacing
+from trimtab.core.progress import silent
+from trimtab.data.reference import Progress
+from trimtab.evaluation.report import PAGE, STYLE
 from trimtab.reproduce import RESULTS, result
 from trimtab.reproduce.table import CHECK_TITLES, Table, read_table
 

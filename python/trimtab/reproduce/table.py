@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.errors import DataError
+from trimtab.core.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""An experiment's TOML as frozen dataclasses."""

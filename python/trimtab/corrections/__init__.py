@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Networks, corrections and the slots they fill."""

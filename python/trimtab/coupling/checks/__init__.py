@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What `trimtab couple check` looks at, one file per topic."""

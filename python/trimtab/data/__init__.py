@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The truth: reference runs, target windows, observations, filters."""

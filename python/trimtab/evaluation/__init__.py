@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Scores, climatology, figures and reports."""

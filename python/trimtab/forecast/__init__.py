@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Running the trained hybrid forward: single runs and ensembles."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Which gradient to trust at which window, from forward runs alone."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""MPI ranks, the division of a domain among them, and starting them."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Corrections for programs that Fortran drives."""

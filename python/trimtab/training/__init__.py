@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The training loop, its phases, checkpoints and run folders."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""A run folder: its experiment and its checkpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trimtab.config.experiment import Experiment, parse_experiment
+from trimtab.config.import_path import search_working_folder
+from trimtab.core.errors import CheckpointError
+from trimtab.core.spec import SolverSpec
+from trimtab.corrections.slots import AnyCorrection
+from trimtab.training.checkpoint import NAMES, load_correction, read_checkpoint
+
+
+class Run(NamedTuple):
+    """A run folder.
+
+    Attributes:
+        folder: the folder.
+        experiment: what was trained, complete.
+        checkpoints: the files that are there, by "offline", "best" and "last".
+    """
+
+    folder: Path
+    experiment: Experiment
+    checkpoints: dict[str, Path]
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read what a run folder holds.
+
+    Args:
+        folder: the RUN that `Trainer` wrote.
+
+    Returns:
+        Its experiment and checkpoints.
+
+    Raises:
+        CheckpointError: not a run folder.
+    """
+    folder = Path(folder)
+    file = folder / "experiment.toml"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is not a run folder, it has no experiment.toml; give the --out of a training.")
+    experiment = parse_experiment(file.read_text(encoding="utf-8"), str(file))
+    paths = {name: folder / f"{name}.pt" for name in NAMES}
+    return Run(folder, experiment, {name: path for name, path in paths.items() if path.is_file()})
+
+
+def check_place(run: Run) -> None:
+    """Refuse to open a run's solver away from its files: their paths are meant from the folder in which it was trained.
+
+    Args:
+        run: see `load_run`.
+
+    Raises:
+        CheckpointError: a file of the solver, of the truth's or of the reference is in that folder, and not in the current one;
+            or the module of a solver named by import path.
+    """
+    experiment = run.experiment
+    named: list[Any] = [experiment.reference.file]
+    for options in (experiment.solver.options, experiment.reference.solver):
+        weight = options.get("weight") or {}
+        named += [options.get("library"), options.get("stdin"), *options.get("files", ()), weight.get("response"),
+                  weight.get("components")]
+    missing = [one for one in named if isinstance(one, str) and one and not Path(one).exists()]
+    module = experiment.solver.name.partition(":")[0].partition(".")[0]
+    if ":" in experiment.solver.name:
+        search_working_folder()
+    if ":" in experiment.solver.name and importlib.util.find_spec(module) is None:
+        missing.append(f"{module}.py" if "." not in experiment.solver.name.partition(":")[0] else module)
+    if not missing:
+        return
+    folder = next((read_checkpoint(path).get("folder", "") for path in run.checkpoints.values()), "")
+    if folder and Path(folder, missing[0]).exists():
+        raise CheckpointError(f"{run.folder} was trained in {folder}, where its {missing[0]} lies, and there is none in "
+                              f"{Path.cwd()}: call trimtab in {folder}.")
+
+
+def run_checkpoint(run: Run, checkpoint: str = "best") -> Path:
+    """The file of a run's checkpoint.
+
+    Args:
+        run: see `load_run`.
+        checkpoint: "best", "last" or "offline".
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: the run has no such checkpoint.
+    """
+    if checkpoint not in run.checkpoints:
+        there = ", ".join(run.checkpoints) or "none yet: let the training reach its first checkpoint"
+        raise CheckpointError(f"{run.folder} has no checkpoint {checkpoint!r}; there is {there}.")
+    return run.checkpoints[checkpoint]
+
+
+def run_correction(run: Run, spec: SolverSpec, checkpoint: str = "best") -> AnyCorrection:
+    """The correction a training left behind.
+
+    Args:
+        run: see `load_run`.
+        spec: of the solver it will act in.
+        checkpoint: "best", "last" or "offline".
+
+    Returns:
+        The correction, to be given to `Solver.advance`.
+
+    Raises:
+        CheckpointError: the run has no such checkpoint, or it does not fit.
+    """
+    return load_correction(run_checkpoint(run, checkpoint), spec)

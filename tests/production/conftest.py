@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: MIT
+"""The fixture of several files."""
+
+from helpers.column import built
+
+__all__ = ["built"]
