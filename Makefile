@@ -20,7 +20,7 @@ MISSING = trimtab needs a C and a Fortran compiler, pkg-config, FFTW 3, MPI (mpi
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test setup system test-system lint sanitize fuzz bench reproduce clean help
+.PHONY: demo test packages setup system test-system lint sanitize fuzz bench reproduce clean help
 
 help:           ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -31,6 +31,9 @@ demo: setup     ## train a correction inside the Fortran QG solver and score it
 test: setup lint test-system ## everything under tests/
 	OMP_NUM_THREADS=1 $(BIN)/meson test -C build/tests --print-errorlogs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+packages:       ## the Debian packages that set-up and tests need, for a machine that installs them itself
+	@echo $(APT_PACKAGES) $(TEST_PACKAGES)
 
 lint: setup     ## ruff, mypy, fortitude
 	$(BIN)/ruff check .

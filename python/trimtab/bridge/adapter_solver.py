@@ -310,7 +310,7 @@ class _Nothing(nn.Module):
 
     def forward(self, seen: torch.Tensor) -> torch.Tensor:
         """(B, m) -> (B, m') zeros."""
-        return torch.zeros(seen.shape[0], self.outputs, dtype=seen.dtype)  # type: ignore[call-overload]
+        return torch.zeros(seen.shape[0], self.outputs, dtype=seen.dtype)  # type: ignore[call-overload,no-any-return]
 
 
 def coupled_spec(name: str, described: Mapping[str, Any]) -> SolverSpec:

@@ -125,7 +125,8 @@ class Compiled:
     @property
     def message(self) -> str:
         """Why the last call failed, a sentence without its beginning and end; "" when none did."""
-        return self._functions.trimtab_compiled_message(self.context).decode(errors="replace")
+        answer: str = self._functions.trimtab_compiled_message(self.context).decode(errors="replace")
+        return answer
 
     def refresh(self) -> None:
         """Look whether parameters or buffers moved (in-place changes need nothing), and hand them over anew if so.

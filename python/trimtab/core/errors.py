@@ -7,6 +7,8 @@ keeps its own type and traceback and is not wrapped.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class TrimtabError(Exception):
     """Base of every exception trimtab raises by itself."""
@@ -27,7 +29,7 @@ class NoModuleError(ConfigError):
         super().__init__(message)
         self.sentence = sentence
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.sentence)
 
 
@@ -62,11 +64,11 @@ class BlowUpError(SolverError):
         steps: (B,) int, inner step at which each member failed, 0 for a member that did not.
     """
 
-    def __init__(self, message: str, steps):
+    def __init__(self, message: str, steps: Any):
         super().__init__(message)
         self.steps = steps
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.steps)
 
 
@@ -81,11 +83,12 @@ class SolverStopped(SolverError):
         log: file with all that it wrote; None when that has been removed.
     """
 
-    def __init__(self, message: str, member=None, step=None, code=None, output="", log=None):
+    def __init__(self, message: str, member: int | None = None, step: int | None = None, code: int | None = None,
+                 output: str = "", log: Any = None):
         super().__init__(message)
         self.member, self.step, self.code, self.output, self.log = member, step, code, output, log
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.member, self.step, self.code, self.output, self.log)
 
 

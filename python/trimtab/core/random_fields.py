@@ -50,7 +50,8 @@ def coloured_variance(shape: tuple[int, ...], slope: float) -> float:
 
 def _amplitudes(shape: tuple[int, ...], slope: float) -> np.ndarray:
     squares = sum(np.square(one) for one in np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij"))
-    return (1 + np.sqrt(squares)) ** -slope
+    answer: np.ndarray = (1 + np.sqrt(squares)) ** -slope
+    return answer
 
 
 def random_vorticity(shape: tuple[int, int], generator: np.random.Generator, *, peak: float = 4.0,
@@ -74,7 +75,8 @@ def random_vorticity(shape: tuple[int, int], generator: np.random.Generator, *, 
     k = np.hypot(kx, ky)
     amplitude = k * np.exp(-((k / peak) ** 2)) * ((np.abs(ky) < ny / 2) & (kx < nx / 2))
     field = np.fft.irfft2(amplitude * np.exp(2j * np.pi * generator.random(k.shape)), s=shape)
-    return field * (rms / np.sqrt(np.mean(field**2)))
+    answer: np.ndarray = field * (rms / np.sqrt(np.mean(field**2)))
+    return answer
 
 
 def random_line(n: int, generator: np.random.Generator, *, peak: float = 3.0, rms: float = 1.0) -> np.ndarray:
@@ -94,7 +96,8 @@ def random_line(n: int, generator: np.random.Generator, *, peak: float = 3.0, rm
     k = np.fft.rfftfreq(n, 1 / n)
     amplitude = k * np.exp(-((k / peak) ** 2)) * (k < n / 2)
     field = np.fft.irfft(amplitude * np.exp(2j * np.pi * generator.random(k.shape)), n=n)
-    return field * (rms / np.sqrt(np.mean(field**2)))
+    answer: np.ndarray = field * (rms / np.sqrt(np.mean(field**2)))
+    return answer
 
 
 def smooth_waves(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:

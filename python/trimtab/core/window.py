@@ -29,9 +29,11 @@ class Window:
     @property
     def steps(self) -> int:
         """Number K of outer steps."""
-        return self.states.shape[0] - 1
+        answer: int = self.states.shape[0] - 1
+        return answer
 
     @property
     def alive(self) -> np.ndarray:
         """(B,) bool, True for members that stayed finite."""
-        return self.failed_step == 0
+        answer: np.ndarray = self.failed_step == 0
+        return answer

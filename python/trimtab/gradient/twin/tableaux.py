@@ -178,4 +178,5 @@ def _solve(tendency: Callable[[Tensor], Tensor], w: float, known: Tensor, y: Ten
 
 def _newton(tendency: Callable[[Tensor], Tensor], w: float, known: Tensor, y: Tensor) -> Tensor:
     jacobian = torch.autograd.functional.jacobian(tendency, y)
-    return torch.linalg.solve(torch.eye(len(y), dtype=y.dtype) - w * jacobian, known + w * tendency(y) - y)
+    answer: Tensor = torch.linalg.solve(torch.eye(len(y), dtype=y.dtype) - w * jacobian, known + w * tendency(y) - y)
+    return answer

@@ -177,12 +177,14 @@ class _Burgers(_Ode):
         centres = (torch.arange(n, dtype=torch.float64) + 0.5) * dx
         k = 2 * math.pi * p["forcing_wavenumber"] / p["length"]
         forcing = p["forcing_amplitude"] * torch.sin(k * centres) * math.sin(k * dx / 2) / (k * dx / 2)
-        return (torch.roll(flux, 1, -1) - flux) / dx + p["viscosity"] / dx**2 * (b - a) - p["drag"] * x + forcing
+        answer: Tensor = (torch.roll(flux, 1, -1) - flux) / dx + p["viscosity"] / dx**2 * (b - a) - p["drag"] * x + forcing
+        return answer
 
 
 class _Lorenz96(_Ode):
     def tendency(self, x: Tensor) -> Tensor:
-        return _advection96(x) - x + self.p["forcing"]
+        answer: Tensor = _advection96(x) - x + self.p["forcing"]
+        return answer
 
 
 class _Lorenz96TwoScale(_Ode):
@@ -228,17 +230,20 @@ class _Plane:
         self.forcing = torch.fft.rfft2(p["forcing_amplitude"] * (wave[None, :] + wave[:, None])) * self.mask
 
     def enter(self, u: Tensor) -> Tensor:
-        return torch.fft.rfft2(u.unflatten(-1, (self.n, self.n))) * self.mask
+        answer: Tensor = torch.fft.rfft2(u.unflatten(-1, (self.n, self.n))) * self.mask
+        return answer
 
     def leave(self, x: Tensor) -> Tensor:
-        return torch.fft.irfft2(x, s=(self.n, self.n)).flatten(-2)
+        answer: Tensor = torch.fft.irfft2(x, s=(self.n, self.n)).flatten(-2)
+        return answer
 
     def tendency(self, x: Tensor) -> Tensor:
         psi = x * self.inverse
         u, v, q = (self._to_fine(one) for one in (-1j * self.ky * psi, 1j * self.kx * psi, x))
         # Flux form, unlike the Fortran's: div(u q) from five transforms.
         advection = 1j * self.kx * self._from_fine(u * q) + 1j * self.ky * self._from_fine(v * q)
-        return -advection + self.linear * x + self.forcing + self.influence(x, self.pattern.flatten())
+        answer: Tensor = -advection + self.linear * x + self.forcing + self.influence(x, self.pattern.flatten())
+        return answer
 
     def influence(self, x: Tensor, p: Tensor) -> Tensor:
         viscosity = p.unflatten(-1, (self.n, self.n))
@@ -251,12 +256,14 @@ class _Plane:
     def _to_fine(self, x: Tensor) -> Tensor:
         n, m = self.n, self.fine
         if m == n:
-            return torch.fft.irfft2(x, s=(n, n))
+            answer: Tensor = torch.fft.irfft2(x, s=(n, n))
+            return answer
         half = n // 2
         padded = torch.zeros(*x.shape[:-2], m, m // 2 + 1, dtype=x.dtype)
         padded[..., :half, : half + 1] = x[..., :half, :]
         padded[..., -half:, : half + 1] = x[..., half:, :]
-        return torch.fft.irfft2(padded, s=(m, m)) * (m / n) ** 2
+        answer = torch.fft.irfft2(padded, s=(m, m)) * (m / n) ** 2
+        return answer
 
     def _from_fine(self, product: Tensor) -> Tensor:
         n, m = self.n, self.fine
@@ -264,7 +271,8 @@ class _Plane:
         half = n // 2
         if m != n:
             x = torch.cat([x[..., :half, : half + 1], x[..., -half:, : half + 1]], dim=-2)
-        return x * self.mask
+        answer: Tensor = x * self.mask
+        return answer
 
 
 _PHYSICS: dict[str, Callable[[SolverSpec], _Ode | _Plane]] = {

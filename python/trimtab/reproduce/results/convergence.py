@@ -26,7 +26,7 @@ import torch
 import trimtab
 from trimtab.core.loss import alive
 from trimtab.data.reference import Progress
-from trimtab.gradient.twin.torch_twin import TABLEAUX
+from trimtab.gradient.twin.tableaux import TABLEAUX
 from trimtab.reproduce.cache import Pieces
 from trimtab.reproduce.drawing import drawn, style
 from trimtab.reproduce.gradient_metrics import VARIANTS, gradient_of, relative_error
