@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding without ± or é gets a ?, never an exception after hours of work
             stream.reconfigure(errors="replace")
+    # Threads that spin while they wait take the cores from the one they wait for, where anything else runs beside. It is read
+    # once, when torch's OpenMP library is loaded, and handed on to the processes of ours.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
     from trimtab.core.signals import Interrupted, exit_code, obeyed
 

@@ -40,6 +40,14 @@ def run(*command: str, before=(), code: int = 0, **environment: str) -> subproce
     return done
 
 
+def test_idle_threads_sleep_unless_the_user_says_otherwise():
+    script = "from trimtab.__main__ import main; main(['experiments']); import os; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == wanted
+
+
 def test_a_variable_that_is_empty_or_unreadable_counts_as_unset():
     """As a job script leaves OMP_NUM_THREADS under srun: one thread a rank, not all cores."""
     done = run(sys.executable, "-c", THREADS, PMI_SIZE="2", PMI_RANK="0")
