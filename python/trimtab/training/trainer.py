@@ -18,6 +18,7 @@ import torch
 
 from trimtab.bridge.opener import open_solver as opener_by_name
 from trimtab.config.experiment import Experiment, dump_experiment, load_experiment
+from trimtab.config.input_files import input_digests
 from trimtab.core.atomic_files import only_writer, replacing, writing
 from trimtab.core.errors import CheckpointError, ConfigError, SolverError
 from trimtab.core.log import log, logged, unlogged
@@ -265,6 +266,7 @@ class Trainer:
         self.world.doing = "opening the solver"
         shared = {} if self.world.domain is None else {"comm": self.world.domain}
         self.solver = opener(experiment.solver.name, **experiment.solver.options, **shared)
+        self._files = input_digests(experiment) if self._writes else {}
         self.whole: SolverSpec = getattr(self.solver, "whole", self.solver.spec)
         if shared and self.whole is self.solver.spec:
             raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, with "
@@ -393,8 +395,6 @@ class Trainer:
         self.world.limit = limit
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
-        spec = self.solver.spec
-        return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.whole),
-                "slots": checkpoint.slots_of(spec), "coefficient": spec.coefficient and spec.coefficient.name,
-                "correction": weights, "progress": dataclasses.asdict(self.at),
+        return {"experiment": dump_experiment(self.experiment), **checkpoint.layout_of(self.whole, self.solver.spec),
+                "correction": weights, "progress": dataclasses.asdict(self.at), "files": self._files,
                 "history": self.records.history if self.records else [], "folder": str(Path.cwd()), **self._provenance}
