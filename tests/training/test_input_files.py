@@ -61,7 +61,7 @@ def test_an_untouched_run_works_in_another_place_without_a_word(place, capsys, c
     out, warned = said(capsys, caplog, "score", "run")
     assert "As stored, nothing was computed; --again computes anew." in out and not warned
     assert "other files" not in said(capsys, caplog, "run", "run", "--steps", "2", "--out", "x.nc")[1]
-    assert main(["train", "--resume", "run"]) == 0
+    assert main(["train", "run/experiment.toml", "--out", "run", "--resume"]) == 0
     files = read_checkpoint("run/best.pt")["files"]
     assert files["solver"] == file_digests(["./libspin.so", "spin.nml"]) and len(files["solver"]["spin.nml"]) == 64
 
@@ -70,7 +70,8 @@ def test_an_edited_namelist_is_named_and_scores_are_computed_anew(place, capsys,
     before = Path("run/scores.csv").read_text()
     Path("spin.nml").write_text(EDITED)
     for command in (("run", "run", "--steps", "2", "--out", "x.nc"), ("score", "run"), ("report", "run"),
-                    ("ensemble", "run", "--members", "2", "--steps", "2", "--out", "e.nc")):
+                    ("ensemble", "run", "--members", "2", "--steps", "2", "--out", "e.nc"),
+                    ("gradcheck", "run", "--windows", "2", "--directions", "1", "--gradients", "static")):
         out, warned = said(capsys, caplog, *command)
         assert warned.count("run was trained with other files: spin.nml changed since, and") == 1, (command, warned)
         assert "As stored" not in out
@@ -84,7 +85,7 @@ def test_an_edited_namelist_is_named_and_scores_are_computed_anew(place, capsys,
 
 def test_a_training_does_not_go_on_with_other_files(place, capsys):
     weights = read_checkpoint("run/last.pt")["correction"]
-    again = ("train", "--resume", "run", "--set", "training.epochs=2")
+    again = ("train", "run/experiment.toml", "--out", "run", "--resume", "--set", "training.epochs=2")
     Path("spin.nml").write_text(EDITED)
     assert "spin.nml changed since, and going on would mix two solvers" in refusal(capsys, *again)
     Path("spin.nml").unlink()
@@ -98,8 +99,7 @@ def test_a_training_does_not_go_on_with_other_files(place, capsys):
 def test_another_library_is_named(place, capsys, caplog):
     Path("spin.f90").write_text(Path("spin.f90").read_text().replace("kappa = 1e-3", "kappa = 2e-3"))
     subprocess.run(["make"], cwd=place, check=True, capture_output=True)
-    assert "./libspin.so changed since" in said(capsys, caplog, "gradcheck", "run", "--windows", "2", "--directions", "1",
-                                                "--gradients", "static")[1]
+    assert "./libspin.so changed since" in said(capsys, caplog, "report", "run")[1]
 
 
 def test_a_run_of_an_earlier_trimtab_is_not_judged(place, capsys, caplog):

@@ -46,7 +46,7 @@ def file_digests(names: Iterable[str], folder: str | Path = "") -> dict[str, str
         ConfigError: a file that cannot be read.
     """
     found = {}
-    for name in names:
+    for name in filter(None, names):
         path = Path(name) if Path(name).exists() else Path(folder, name)
         inside = [path] if path.is_file() else sorted(path.rglob("*"))
         for one in inside:

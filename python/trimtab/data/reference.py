@@ -168,7 +168,7 @@ def _contents(recipe: Recipe) -> str:
     if "library" not in recipe.truth:
         return ""
     named = (recipe.truth["library"], *recipe.truth.get("files", ()), recipe.truth.get("stdin", ""))
-    return " ".join(["", *(digest for one in named if one for digest in file_digests([one]).values())])
+    return " ".join(["", *(digest for one in named for digest in file_digests([one]).values())])
 
 
 def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, progress: Progress) -> list[int] | None:
