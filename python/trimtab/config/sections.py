@@ -11,6 +11,7 @@ from trimtab.core.errors import ConfigError
 
 Options = Mapping[str, Any]
 FILTERS = ("none", "gaussian", "sharp")
+GRADIENTS = ("static", "none", "euler", "tangent", "discrete", "ensemble", "exact")  # of trimtab.gradient, which needs torch
 OPTIMISERS = ("adam", "adamw", "sgd")
 CLOSURES = ("none", "smagorinsky", "offline", "online")
 NOISE_UNITS = ("field", "climate")
@@ -276,6 +277,7 @@ class TrainingConfig:
         _at_least("training", self, 0, "microbatch", "epochs", "steps_per_epoch", "rate_end", "rate_drop_every", "clip",
                   "early_stop", "validate_windows", "checkpoint_every", "seed")
         _positive("training", self, "rate")
+        _one_of("training", self, "gradient", GRADIENTS)
         _one_of("training", self, "optimiser", OPTIMISERS)
         _one_of("training", self, "on_blow_up", ("drop", "stop"))
         if any(not 1 <= lead <= self.window for lead in self.loss_at):

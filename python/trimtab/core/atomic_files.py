@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,15 @@ def _kind(path: Path) -> int:
         return stat.S_IFMT(os.stat(path).st_mode)
     except OSError:  # what cannot be looked at cannot be written either, and writing says why
         return 0
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder; tried, as root may write where a read-only file system does not let it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

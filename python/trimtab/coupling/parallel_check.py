@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.config.experiment import load_experiment
+from trimtab.core.atomic_files import is_writable
 from trimtab.core.errors import ConfigError
 from trimtab.corrections.factory import build_correction
 from trimtab.corrections.slots import AnyCorrection
 from trimtab.coupling.checks import basic as checks
 from trimtab.coupling.checks.cold_start import check_cold
+from trimtab.coupling.checks.description import check_experiment
 from trimtab.coupling.checks.restart import check_restart
 from trimtab.coupling.checks.weight import check_weight
 from trimtab.coupling.finding import Finding, unchecked
@@ -53,7 +55,7 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
         tell("open")
         bench = Bench(experiment, comm=world.domain)
         findings = [_blocks(bench, world)]
-        for name, check in (("description", checks.check_description), ("files", checks.check_files),
+        for name, check in (("description", check_experiment), ("files", checks.check_files),
                             ("empty slot", checks.check_empty_slot), ("restart", check_restart),
                             ("cold start", check_cold)):
             tell(name)
@@ -64,7 +66,7 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
         hand = by_hand(path, believed)
         world.wait()  # before the first rank writes what the others read
         writes = write and world.rank == 0 and not forgets and not hand
-        found, weight = check_weight(bench, Path() if writes else bench.own.surroundings.folder)
+        found, weight = check_weight(bench, Path() if writes and is_writable(Path()) else bench.own.surroundings.folder)
         measured = Seen("weight", findings=found, answer={"weight": weight})
         findings += [*found, *([unchecked(ROW, "restart")] if forgets else judge_weight(path, believed, measured, writes, hand))]
         weight = believed if hand else weight

@@ -20,6 +20,7 @@ from typing import Any
 
 from trimtab.bridge.adapter_mpi import mpi_libraries
 from trimtab.config.experiment import Experiment, load_experiment
+from trimtab.core.atomic_files import is_writable
 from trimtab.core.errors import ConfigError
 from trimtab.coupling.checks.weight import UNTOLD
 from trimtab.coupling.finding import START, Finding, once, unchecked
@@ -70,7 +71,9 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     hand = by_hand(path, weight)
     # What the code started may still clear up after it in there.
     with tempfile.TemporaryDirectory(prefix="trimtab-check-", ignore_cleanup_errors=True) as root:
-        scratch, folder = Path(root) / "scratch", Path() if write and not hand else Path(root)
+        scratch, folder = Path(root) / "scratch", Path(root)
+        if write and not hand and is_writable(path.resolve().parent):
+            folder = Path()
         scratch.mkdir()
         while remaining:
             seen = _run(path, remaining, weight, longest, scratch, folder, tell, hand, write=write)

@@ -10,11 +10,12 @@ from typing import Any
 
 from trimtab.config.experiment import changed_keys, parse_experiment
 from trimtab.core.atomic_files import replacing
-from trimtab.core.errors import ConfigError
+from trimtab.core.errors import ConfigError, TrimtabError
 from trimtab.coupling.finding import Finding
 
 MARK = "chosen by trimtab couple check: "  # the value follows, so that an edited line is known even where its comment stayed
 ROW = "training in TOML"
+UNWRITTEN = "check again where the TOML can be written: a copy of the folder, or write access to it"
 TELLING = ("window", "rate", "epochs", "batch")  # of [training]: an author who sets one of these sets the others as he means them
 Settings = Mapping[str, Mapping[str, Any]]
 
@@ -64,8 +65,12 @@ def write_settings(path: Path, settings: Settings, write: bool) -> list[Finding]
     if wrong:
         return [Finding(ROW, "note", f"the chosen values cannot be put into {path.name} line by line ({wrong})",
                         "write its sections as `trimtab couple init` lays them down, one key a line, or set them by hand")]
-    with replacing(path) as partial:
-        partial.write_text(changed, encoding="utf-8")
+    try:
+        with replacing(path) as partial:
+            partial.write_text(changed, encoding="utf-8")
+    except TrimtabError as error:
+        chosen = "; ".join(f"{name} = {_shown(_read_value(settings, name))}" for name in written)
+        return [Finding(ROW, "note", "; ".join(filter(None, [f"{not_written(error)}; chosen: {chosen}", found])), UNWRITTEN)]
     return [Finding(ROW, "ok", "; ".join(filter(None, [f"written into {path.name}: {', '.join(written)}", found])))]
 
 
@@ -73,6 +78,11 @@ def overrides(text: str, settings: Settings) -> list[str]:
     """What `write_settings` would put into a TOML, as `load_experiment` takes it: "section.key=value"."""
     return [f"{section}.{key}={_shown(value)}" for section, values in settings.items() for key, value in values.items()
             if is_free(text, section, key)]
+
+
+def not_written(error: Exception) -> str:
+    """Why a TOML could not be written, without what to do about it, as a row says it."""
+    return f"not written: {str(error).partition(': ')[0].rstrip('.')}"
 
 
 def _misread(path: Path, before: str, after: str, settings: Settings) -> str:

@@ -12,6 +12,7 @@ from trimtab.config.experiment import load_experiment
 from trimtab.core.atomic_files import replacing
 from trimtab.core.errors import TrimtabError
 from trimtab.coupling.finding import Finding
+from trimtab.coupling.settings import UNWRITTEN, not_written
 
 MARK = "# measured by trimtab couple check"  # at the end of a line that a check may replace
 ROW = "weight in TOML"
@@ -52,7 +53,10 @@ def compare_weight(path: Path, believed: dict[str, Any], measured: dict[str, Any
     said = "not what was measured" if believed else "none, and one is needed for the gradient"
     if not write:
         return [Finding(ROW, "note", said, "leave out --keep and it is written")]
-    write_weight(path, measured)
+    try:
+        write_weight(path, measured)
+    except TrimtabError as error:
+        return [Finding(ROW, "note", f"{not_written(error)}; the TOML's is {said}", UNWRITTEN)]
     try:
         read_back = dict(load_experiment(path).solver.options.get("weight", {}))
     except TrimtabError as error:

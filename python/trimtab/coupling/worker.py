@@ -16,6 +16,7 @@ from trimtab.config.experiment import load_experiment
 from trimtab.core.errors import TrimtabError
 from trimtab.coupling.checks import basic as checks
 from trimtab.coupling.checks.cold_start import check_cold
+from trimtab.coupling.checks.description import check_experiment
 from trimtab.coupling.checks.restart import check_long_restart, check_restart
 from trimtab.coupling.checks.start import check_again, check_random, check_runs, check_start
 from trimtab.coupling.checks.times import check_times
@@ -26,7 +27,7 @@ from trimtab.coupling.finding import MEND, START, Finding
 from trimtab.coupling.harness import Bench
 
 PLAIN: dict[str, Callable[[Bench], list[Finding]]] = {
-    "description": checks.check_description,
+    "description": check_experiment,
     "times": check_times,
     "files": checks.check_files,
     "empty slot": checks.check_empty_slot,

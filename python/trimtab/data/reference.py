@@ -26,6 +26,7 @@ import numpy as np
 from trimtab import __version__
 from trimtab.bridge.opener import open_solver as opener_by_name
 from trimtab.config.experiment import Experiment
+from trimtab.config.input_files import file_digests
 from trimtab.core import errors
 from trimtab.core.atomic_files import only_writer, replacing
 from trimtab.core.errors import BlowUpError, ConfigError, DataError, OutputError, SolverError
@@ -166,12 +167,10 @@ def _contents(recipe: Recipe) -> str:
     """What the files of a code say, whose change changes its runs; "" for a solver that is no file."""
     if "library" not in recipe.truth:
         return ""
-    sums = []
-    for one in (recipe.truth["library"], *recipe.truth.get("files", ()), recipe.truth.get("stdin", "")):
-        path = Path(one)
-        sums += [hashlib.sha256(file.read_bytes()).hexdigest() for file in ([path] if path.is_file() else sorted(path.rglob("*")))
-                 if one and file.is_file()]
-    return " ".join(["", *sums])
+    named = (recipe.truth["library"], *recipe.truth.get("files", ()), recipe.truth.get("stdin", ""))
+    return " ".join(["", *(digest for one in named for digest in file_digests([one]).values())])
+
+
 def _take(path: Path, parts: Path, recipe: Recipe, stack: contextlib.ExitStack, progress: Progress) -> list[int] | None:
     """Hold the folder; which runs are missing, None when all are there after all."""
     try:

@@ -31,7 +31,7 @@ from trimtab.gradient.gradcheck.table import YARDSTICK, CheckTable
 from trimtab.training.checkpoint import load_correction
 from trimtab.training.offline import Offline, fit_normalisation
 from trimtab.training.online import loss_scale
-from trimtab.training.run_folder import check_place, load_run
+from trimtab.training.run_folder import check_place, load_run, warn_of_files
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -85,6 +85,7 @@ def check_gradients(
         raise ConfigError(f"gradcheck needs at least one start and 0 or more steps of fitting, not {starts} and {fit}.")
     if run:
         check_place(run)
+        warn_of_files(run)
     experiment = run.experiment if run else load_experiment(source, changes)
     training = experiment.training
     solver = open_solver(experiment.solver.name, **experiment.solver.options)

@@ -13,6 +13,7 @@ import netCDF4
 import numpy as np
 
 from trimtab.bridge.opener import open_solver
+from trimtab.config.input_files import JUDGED
 from trimtab.core.atomic_files import replacing
 from trimtab.core.errors import ConfigError, DataError
 from trimtab.core.loss import field_scale
@@ -25,7 +26,7 @@ from trimtab.data.windows import Targets
 from trimtab.evaluation.climatology import Curves
 from trimtab.evaluation.ensemble_metrics import LeadScores
 from trimtab.evaluation.evaluate import DEVIATIONS, score_unit
-from trimtab.training.run_folder import check_place, load_run
+from trimtab.training.run_folder import check_place, load_run, warn_of_files
 
 FOLDER = "ensembles"   # of a run folder, where the scores lie
 BLOCK_VALUES = 2**22   # numbers of the ensemble held at once
@@ -65,6 +66,7 @@ def score_ensemble(folder: str | Path, path: str | Path, progress: Progress = si
     """
     run, path = load_run(folder), Path(path)
     check_place(run)
+    warn_of_files(run, JUDGED)
     solver = open_solver(run.experiment.solver.name, **run.experiment.solver.options)
     spec = solver.spec
     solver.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from trimtab import __version__
 from trimtab.bridge.opener import open_solver
 from trimtab.config.experiment import Experiment, changed_keys, dump_experiment
+from trimtab.config.input_files import JUDGED
 from trimtab.config.sections import TrainingConfig
 from trimtab.core.atomic_files import check_file, check_folder, replacing
 from trimtab.core.errors import CheckpointError, ConfigError, DataError
@@ -32,7 +34,7 @@ from trimtab.evaluation.table import ScoreTable, combine, read_table
 from trimtab.parallel.gathered_solver import local_spec, open_joined
 from trimtab.parallel.world import World
 from trimtab.training.checkpoint import load_correction, read_checkpoint
-from trimtab.training.run_folder import Run, check_place, load_run
+from trimtab.training.run_folder import Run, check_place, files_now, load_run, warn_of_files
 
 CHECKPOINT_OF = {"offline": "offline", "online": "best"}
 SEEDS = ("name", "description", "parallel", "training.seed", "observation.seed")  # may differ in runs that are averaged
@@ -57,6 +59,8 @@ def score_run(folder: str | Path, *, again: bool = False, progress: Progress = s
         DataError: a reference run that does not fit.
     """
     run, world = load_run(folder), world or World()
+    if world.rank == 0:
+        warn_of_files(run, JUDGED)
     stamp = _stamp(run)
     stored = None
     if not again and (run.folder / "scores.json").is_file() and (run.folder / "curves.npz").is_file():
@@ -242,6 +246,8 @@ def _stamp(run: Run) -> str:
     judged = Experiment(solver=own.solver, network=own.network, correction=own.correction, reference=own.reference,
                         score=own.score, training=TrainingConfig(stride=own.training.stride))
     digest = hashlib.sha256(f"{__version__}\n{dump_experiment(judged)}".encode())
+    if files := files_now(run, JUDGED):
+        digest.update(json.dumps(files, sort_keys=True).encode())
     for name in CHECKPOINT_OF.values():
         if name in run.checkpoints:  # its weights, not its bytes, which also tell when it was written
             for key, values in read_checkpoint(run.checkpoints[name])["correction"].items():

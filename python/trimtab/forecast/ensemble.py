@@ -19,6 +19,7 @@ import torch
 
 from trimtab.bridge.opener import open_solver
 from trimtab.config.experiment import dump_experiment, load_experiment
+from trimtab.config.input_files import PHYSICS, input_digests
 from trimtab.config.sections import SolverConfig
 from trimtab.core.errors import BlowUpError, ConfigError
 from trimtab.core.failures import HYBRID, UNSTABLE, Failures
@@ -42,7 +43,7 @@ from trimtab.forecast.initial_conditions import (
 from trimtab.parallel.launcher import asked_threads
 from trimtab.parallel.mpi import get_world
 from trimtab.parallel.world import LONGEST, World
-from trimtab.training.run_folder import check_place, load_run, run_correction
+from trimtab.training.run_folder import check_place, load_run, run_correction, warn_of_files
 
 GROUP = 8             # members advanced in one call
 CHUNK_BYTES = 2**25   # of states held at once, a rank
@@ -216,11 +217,15 @@ class Ensemble:
         with contextlib.closing(opener()) as solver:
             spec = solver.spec
         used = [run for run in runs if run and checkpoint]
-        identity = {"experiment": dump_experiment(own), "names": [f"{run.folder / str(checkpoint)}.pt" for run in used],
+        files = input_digests(own, kinds=PHYSICS)
+        identity = {"experiment": dump_experiment(own), **({"files": files} if files else {}),
+                    "names": [f"{run.folder / str(checkpoint)}.pt" for run in used],
                     "networks": [digest_of_weights(run, str(checkpoint), spec) for run in used]}
         world.patience = own.parallel.timeout or LONGEST
         with world.working("the reference run"):
             if world.rank == 0:  # the others would make it, too, where locks do not reach
+                for run in filter(None, runs):
+                    warn_of_files(run, PHYSICS)
                 make_reference(own, spec, progress=world.telling(progress))
             world.wait()
         chosen = held_out(own, spec, starts, steps * spec.dt, perturbation) if isinstance(starts, int) \

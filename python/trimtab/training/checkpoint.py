@@ -6,7 +6,8 @@ without running any code. Keys: format, version, experiment (TOML), state (names
 (the same of the inputs and outputs of its named slots), coefficient (name of the one that the network answers, None for a
 tendency; left out by older ones), correction (weights and normalisation), best (the same for the best epoch so far, or None),
 optimiser, random, progress (position in the training), history (rows of metrics.csv), folder (in which the training ran; left out
-by older ones), versions, revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be
+by older ones), files (SHA-256 of each file that the experiment names when the solver was opened, by kind; left out by older
+ones), versions, revision, threads. best.pt and offline.pt hold no optimiser, random states and history: they are to be
 used, last.pt is to be gone on with.
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from trimtab.config.experiment import FREE_TO_CHANGE, Experiment, changed_keys, parse_experiment
+from trimtab.config.input_files import changed_files, input_digests
 from trimtab.core.atomic_files import replacing
 from trimtab.core.errors import CheckpointError, NoModuleError, TrimtabError
 from trimtab.core.spec import Field, Slot, SolverSpec
@@ -150,7 +152,7 @@ def check_same_experiment(content: dict[str, Any], experiment: Experiment, path:
         path: of the checkpoint.
 
     Raises:
-        CheckpointError: a key other than `FREE_TO_CHANGE` differs.
+        CheckpointError: a key other than `FREE_TO_CHANGE` differs, or the content of a file that the experiment names.
     """
     try:
         saved = parse_experiment(content["experiment"], str(path))
@@ -164,12 +166,21 @@ def check_same_experiment(content: dict[str, Any], experiment: Experiment, path:
     if changed:
         raise CheckpointError(f"{path} belongs to another experiment: {', '.join(changed)} changed. Undo that, or "
                               "train into another folder; only training.epochs and [score] may change on resume.")
+    files = changed_files(content.get("files", {}), input_digests(saved))
+    if files:
+        raise CheckpointError(f"{path} was trained with other files: {', '.join(files)} changed since, and going on would mix "
+                              "two solvers in one training. Put them back, or train into another folder.")
 
 
 def state_of(spec: SolverSpec) -> list[dict[str, Any]]:
     """Names and shapes of the fields, as a checkpoint holds them."""
     return [{"name": one.name, "units": one.units, "dims": list(one.dims), "shape": list(one.shape)}
             for one in spec.fields]
+
+
+def layout_of(whole: SolverSpec, spec: SolverSpec) -> dict[str, Any]:
+    """What a checkpoint says of the solver: its fields, undivided, and what its slots take."""
+    return {"state": state_of(whole), "slots": slots_of(spec), "coefficient": spec.coefficient and spec.coefficient.name}
 
 
 def slots_of(spec: SolverSpec) -> list[dict[str, Any]]:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimtab.config.experiment import Experiment, parse_experiment
 from trimtab.config.import_path import search_working_folder
+from trimtab.config.input_files import KINDS, Digests, changed_files, input_digests, named_files
 from trimtab.core.errors import CheckpointError
+from trimtab.core.log import log
 from trimtab.core.spec import SolverSpec
 from trimtab.corrections.slots import AnyCorrection
 from trimtab.training.checkpoint import NAMES, load_correction, read_checkpoint
@@ -61,12 +64,7 @@ def check_place(run: Run) -> None:
             or the module of a solver named by import path.
     """
     experiment = run.experiment
-    named: list[Any] = [experiment.reference.file]
-    for options in (experiment.solver.options, experiment.reference.solver):
-        weight = options.get("weight") or {}
-        named += [options.get("library"), options.get("stdin"), *options.get("files", ()), weight.get("response"),
-                  weight.get("components")]
-    missing = [one for one in named if isinstance(one, str) and one and not Path(one).exists()]
+    missing = [one for names in named_files(experiment).values() for one in names if not Path(one).exists()]
     module = experiment.solver.name.partition(":")[0].partition(".")[0]
     if ":" in experiment.solver.name:
         search_working_folder()
@@ -74,10 +72,41 @@ def check_place(run: Run) -> None:
         missing.append(f"{module}.py" if "." not in experiment.solver.name.partition(":")[0] else module)
     if not missing:
         return
-    folder = next((read_checkpoint(path).get("folder", "") for path in run.checkpoints.values()), "")
+    folder = _trained(run).get("folder", "")
     if folder and Path(folder, missing[0]).exists():
         raise CheckpointError(f"{run.folder} was trained in {folder}, where its {missing[0]} lies, and there is none in "
                               f"{Path.cwd()}: call trimtab in {folder}.")
+
+
+def warn_of_files(run: Run, kinds: Sequence[str] = KINDS) -> None:
+    """Warn, in one sentence, of files whose content is not what the run was trained with.
+
+    Args:
+        run: see `load_run`; one of an earlier trimtab, which did not record them, is not judged.
+        kinds: of files that what follows depends on, see `trimtab.config.input_files`.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
+    changed = changed_files(_trained(run).get("files", {}), files_now(run, kinds), kinds)
+    if changed:
+        log.warning("%s was trained with other files: %s changed since, and what follows is of the solver as it is now; put them "
+                    "back, or train again in another folder, for the solver that was trained.", run.folder, ", ".join(changed))
+
+
+def files_now(run: Run, kinds: Sequence[str] = KINDS) -> Digests:
+    """SHA-256 of the files that a run's experiment names: of those here, else of those where it was trained.
+
+    Args:
+        run: see `load_run`.
+        kinds: of files, see `trimtab.config.input_files`.
+    """
+    return input_digests(run.experiment, _trained(run).get("folder", ""), kinds)
+
+
+def _trained(run: Run) -> dict[str, Any]:
+    """The content of a run's first checkpoint that is there; {} without one."""
+    return next((read_checkpoint(path) for path in run.checkpoints.values()), {})
 
 
 def run_checkpoint(run: Run, checkpoint: str = "best") -> Path:

@@ -18,10 +18,10 @@ import torch
 
 from trimtab.bridge.opener import open_solver as opener_by_name
 from trimtab.config.experiment import Experiment, dump_experiment, load_experiment
+from trimtab.config.input_files import input_digests
 from trimtab.core.atomic_files import only_writer, replacing, writing
 from trimtab.core.errors import CheckpointError, ConfigError, SolverError
 from trimtab.core.log import log, logged, unlogged
-from trimtab.core.loss import field_weights
 from trimtab.core.progress import silent
 from trimtab.core.provenance import provenance
 from trimtab.core.signals import Interrupted, StopSignal
@@ -31,7 +31,6 @@ from trimtab.corrections.slot_weights import SlotWeight
 from trimtab.data.reference import Progress, make_reference
 from trimtab.data.reference_run import Opener
 from trimtab.data.windows import Targets
-from trimtab.gradient import get_gradient
 from trimtab.parallel.mpi import get_world
 from trimtab.parallel.world import LONGEST, PATIENCE, World
 from trimtab.training import checkpoint
@@ -42,6 +41,7 @@ from trimtab.training.offline import Offline, fit_normalisation
 from trimtab.training.online import Online
 from trimtab.training.optimiser import Movement, copied, make_optimiser
 from trimtab.training.phase import Phase
+from trimtab.training.refusals import check_fit
 from trimtab.training.session import deterministic
 from trimtab.training.state import Position, Result
 
@@ -265,6 +265,7 @@ class Trainer:
         self.world.doing = "opening the solver"
         shared = {} if self.world.domain is None else {"comm": self.world.domain}
         self.solver = opener(experiment.solver.name, **experiment.solver.options, **shared)
+        self._files = input_digests(experiment) if self._writes else {}
         self.whole: SolverSpec = getattr(self.solver, "whole", self.solver.spec)
         if shared and self.whole is self.solver.spec:
             raise ConfigError(f"parallel.domain = {self.world.blocks} needs a solver that says which block it holds, with "
@@ -274,14 +275,8 @@ class Trainer:
                               "[correction], the same for all blocks.")
         if shared and hasattr(self.solver, "surroundings"):  # it may end the job, with a word that would be missed otherwise
             log.info("the code prints on each rank into a trimtab.log of its own, here %s", self.solver.surroundings.log)
-        build_correction(experiment, self.solver.spec)  # refuses now, not after hours
-        if experiment.training.start_from and experiment.offline.steps:
-            raise ConfigError("training.start_from takes the place of an offline phase: set offline.steps = 0, or leave it out.")
-        gradient = get_gradient(experiment.training.gradient, **experiment.training.gradient_options)
-        gradient.join(self.world.cohort, self.world.holders)
-        gradient.check(self.solver)
+        gradient = check_fit(experiment, self.solver, self.solver.spec, self.whole, self.world)[1]  # now, not after hours
         self._check_weight(gradient.steady)
-        field_weights(self.whole, experiment.training.weights)  # refuses now, too
         path = make_reference(experiment, self.whole, open_solver=self._opener, progress=self.progress, world=self.world)
         h = experiment.training.stride * self.solver.spec.dt
         self.targets = Targets(path, self.whole, experiment.reference, h, experiment.observation,
@@ -393,8 +388,6 @@ class Trainer:
         self.world.limit = limit
 
     def _content(self, weights: dict[str, Any]) -> dict[str, Any]:
-        spec = self.solver.spec
-        return {"experiment": dump_experiment(self.experiment), "state": checkpoint.state_of(self.whole),
-                "slots": checkpoint.slots_of(spec), "coefficient": spec.coefficient and spec.coefficient.name,
-                "correction": weights, "progress": dataclasses.asdict(self.at),
+        return {"experiment": dump_experiment(self.experiment), **checkpoint.layout_of(self.whole, self.solver.spec),
+                "correction": weights, "progress": dataclasses.asdict(self.at), "files": self._files,
                 "history": self.records.history if self.records else [], "folder": str(Path.cwd()), **self._provenance}

@@ -16,7 +16,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.cli.commands`."""
+    from trimtab.config.input_files import JUDGED
     from trimtab.evaluation.report import write_report
+    from trimtab.training.run_folder import load_run, warn_of_files
 
+    warn_of_files(load_run(options.run), JUDGED)
     print(write_report(Path(options.run)))
     return 0

@@ -33,17 +33,20 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; see `trimtab.cli.commands`."""
     from trimtab.cli.terminal import Watch
     from trimtab.config.experiment import load_experiment
+    from trimtab.config.input_files import PHYSICS
     from trimtab.core.progress import silent
     from trimtab.forecast import forecast as deploy
     from trimtab.forecast.initial_conditions import file_starts, held_out_starts
     from trimtab.parallel.gathered_solver import local_spec, open_joined
-    from trimtab.training.run_folder import check_place, load_run, run_correction
+    from trimtab.training.run_folder import check_place, load_run, run_correction, warn_of_files
 
     world = options.world
     trained = (Path(options.run) / "experiment.toml").is_file()
     run = load_run(options.run) if trained or not options.solver_only else None
     if run:
         check_place(run)
+        if world.rank == 0:
+            warn_of_files(run, PHYSICS)
     experiment = run.experiment if run else load_experiment(options.run)
     with (
         open_joined(trimtab.open_solver, world.domain, experiment.solver.name, **experiment.solver.options) as solver,

@@ -29,21 +29,29 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.evaluation.report import write_report
     from trimtab.evaluation.score_run import score_run, score_runs
 
-    world = options.world
+    world, computed = options.world, False
+
+    def tell(fraction: float, text: str) -> None:
+        nonlocal computed
+        computed = True
+        watch(fraction, text)
+
     with Watch().watching() if world.rank == 0 else contextlib.nullcontext(silent) as watch:
         if len(options.run) == 1:
-            table = score_run(options.run[0], again=options.again, progress=watch, world=world)
+            table = score_run(options.run[0], again=options.again, progress=tell, world=world)
             where = write_report(Path(options.run[0])) if world.rank == 0 else None
         else:
             from trimtab.evaluation.figures import draw_seeds
 
             first = Path(options.run[0])
             out = Path(options.out) if options.out else first.parent / f"{first.name}-and-{len(options.run) - 1}-more"
-            table, curves = score_runs(options.run, out, again=options.again, progress=watch, world=world)
+            table, curves = score_runs(options.run, out, again=options.again, progress=tell, world=world)
             where = draw_seeds(curves, out / "figures") if world.rank == 0 else None
     if world.rank:
         return 0
     print_scores(table)
+    if not computed:
+        print("As stored, nothing was computed; --again computes anew.")
     print(f"Written: {where}")
     return 0
 
