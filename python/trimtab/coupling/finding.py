@@ -36,6 +36,11 @@ def unchecked(name: str, cause: str) -> Finding:
     return Finding(name, "note", f"not checked, see {cause}")
 
 
+def in_unit(number: float, unit: str, digits: int = 6) -> str:
+    """A number and its unit, in words; the unit 1 is none."""
+    return f"{number:.{digits}g}{'' if unit in ('', '1') else f' {unit}'}"
+
+
 def once(findings: Sequence[Finding]) -> list[Finding]:
     """Findings in which one mistake has one row: a check that the same sentence ended as one before it was not checked."""
     first: dict[str, str] = {}

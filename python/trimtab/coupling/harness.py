@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ FEW = 8        # steps of a run, where the code does not last longer
 OTHER = 3        # steps of a run that lies between two which should be alike
 MOST_FIELDS = 8  # fields named in one row
 HERE = ("isolation", "snapshot", "instances", "timeout", "weight")  # keys of [solver] that a look from inside leaves out
+
+
+def begins_alike(options: Mapping[str, Any]) -> bool:
+    """Whether [solver] lets every rollout begin with the memory that the code had when it was opened, whatever it forgets."""
+    return options.get("isolation") == "fork" or options.get("snapshot") == "image"
 
 
 class Given(nn.Module):
@@ -79,6 +85,8 @@ class Bench:
         own, local: what is of it on this rank, and its spec.
         made: steps that the code has made since it was opened.
         at_first: bytes in its scratch folder before the first.
+        forgets: the check that found a restart to be wrong, so that what further runs show counts for nothing; "" for none.
+        untrue: the row that says why the truth cannot be opened; "" where it can.
         truth, reached: a look at the truth, and the share of one step's difference that the slots reach; None before
             `truth.check_truth`, and where it cannot be told.
 
@@ -97,6 +105,8 @@ class Bench:
         self.spec: SolverSpec = self.solver.spec
         self.own, self.local = self.solver if comm is None else self.solver.inner, local_spec(self.solver)
         self.stride, self.made, self.at_first = experiment.training.stride, 0, self.written()
+        self.forgets = self.untrue = ""
+        self.described: dict[str, SolverSpec] = {}
         self.truth: Any = None
         self.reached: float | None = None
 
@@ -138,6 +148,28 @@ class Bench:
         amplitude = self.experiment.reference.perturbation or PERTURBATION
         state = perturb(self.state, self.spec, amplitude, np.random.default_rng(0))
         return state if np.isfinite(state).all() else self.state
+
+    @property
+    def cause(self) -> str:
+        """The row for which nothing can be said of runs of the truth, or of a training; "" where something can."""
+        return self.forgets or self.untrue
+
+    def opened(self, options: Mapping[str, Any]) -> SolverSpec:
+        """What a solver of [reference] says of itself; it is opened once, in a process of its own where it can be, and closed.
+
+        Raises:
+            TrimtabError: it cannot be opened.
+        """
+        key = json.dumps(options, sort_keys=True, default=str)
+        if key not in self.described:
+            apart = {name: value for name, value in options.items() if "library" not in options or name != "isolation"
+                     or value != "none"}  # so that a STOP ends nothing else; a code on MPI ranks stays in this process
+            solver = open_solver(**apart)
+            try:
+                self.described[key] = solver.spec
+            finally:
+                solver.close()
+        return self.described[key]
 
     @property
     def slow(self) -> bool:

@@ -60,15 +60,17 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
                             ("cold start", check_cold)):
             tell(name)
             findings += check(bench)
+            if name == "restart":
+                bench.forgets = next((one.check for one in findings if one.check == name and one.state == "bad"), "")
         tell("weight")
-        forgets = any(one.check == "restart" and one.state == "bad" for one in findings)
         believed = dict(experiment.solver.options.get("weight", {}))
         hand = by_hand(path, believed)
         world.wait()  # before the first rank writes what the others read
-        writes = write and world.rank == 0 and not forgets and not hand
+        writes = write and world.rank == 0 and not bench.forgets and not hand
         found, weight = check_weight(bench, Path() if writes and is_writable(Path()) else bench.own.surroundings.folder)
         measured = Seen("weight", findings=found, answer={"weight": weight})
-        findings += [*found, *([unchecked(ROW, "restart")] if forgets else judge_weight(path, believed, measured, writes, hand))]
+        judged = [unchecked(ROW, bench.forgets)] if bench.forgets else judge_weight(path, believed, measured, writes, hand)
+        findings += [*found, *judged]
         weight = believed if hand else weight
         tell("one rank")
         correction, compared = _compare(bench, world, weight)
@@ -79,6 +81,8 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
             tell("cost")
             correction.output_scale.mul_(1e-3)  # over thousands of steps
             findings += checks.check_cost(bench, correction)
+        elif bench.forgets:
+            findings.append(unchecked("cost", bench.forgets))
         findings.append(Finding(", ".join(ALONE), "note", "not looked at here", "`trimtab couple check` without mpirun looks at "
                                 "them, on one rank"))
         findings.append(Finding("blow-up", "note", "not tried here, where a STOP or MPI_Abort would end the job",
@@ -100,6 +104,8 @@ def _blocks(bench: Bench, world: World) -> Finding:
 
 def _compare(bench: Bench, world: World, weight: dict[str, object]) -> tuple[AnyCorrection | None, list[Finding]]:
     """The code alone on a rank against the code on all of them, without and with the network; and the gradient, alone."""
+    if bench.forgets:
+        return None, [unchecked(name, bench.forgets) for name in ("one rank", *(("network", "gradient") if bench.spec.slots else ()))]
     try:
         alone = Bench(bench.experiment)
     except ConfigError as error:
@@ -118,10 +124,13 @@ def _compare(bench: Bench, world: World, weight: dict[str, object]) -> tuple[Any
         return None, [*findings, Finding("network", "bad", "its parameters depend on the size of a block",
                                          "take one that acts point by point or by a stencil, as a convolution does")]
     here.eval()
+    if findings[0].state == "bad":
+        return here, [*findings, *(unchecked(name, "one rank") for name in ("network", "gradient"))]
     pushed = [_run(alone, bench.state, correction), _run(bench, bench.state, here)]
     findings.append(_agreement("network", pushed[0] - pushed[1], pushed[0] - one, AGREED,
                                "does on blocks what it does on one rank", "its input needs its halo filled when the slot is "
-                               "called; the network must not pad the divided dimension, nor look beyond the halo"))
+                               "called, the corners, too, where the network looks "
+                               "diagonally (a 3x3 convolution); it must not pad the divided dimension, nor look beyond the halo"))
     findings += [Finding(found.check, found.state, f"{found.found}; on one rank", found.remedy)
                  for found in checks.check_gradient(alone, weight)]
     alone.close()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,33 +22,38 @@ from trimtab.bridge.adapter_mpi import mpi_libraries
 from trimtab.config.experiment import Experiment, load_experiment
 from trimtab.core.atomic_files import is_writable
 from trimtab.core.errors import ConfigError
+from trimtab.coupling.checks.truth import OPENING
+from trimtab.coupling.checks.truth import ROW as TRUTH
 from trimtab.coupling.checks.weight import UNTOLD
 from trimtab.coupling.finding import START, Finding, once, unchecked
-from trimtab.coupling.harness import FEW
+from trimtab.coupling.harness import FEW, begins_alike
 from trimtab.coupling.settings import ROW as SETTINGS
 from trimtab.coupling.settings import write_settings
 from trimtab.coupling.weight_line import ROW, by_hand, compare_weight
 
-CHECKS = ("description", "times", START, "opened twice", "files", "random numbers", "empty slot", "restart", "restart, long",
-          "cold start", "weight", "gradient", "truth", "memory", "runs", "training", "cost", "blow-up")
-ENDING = ("open", "restart, long", "blow-up")  # in which a code may end without being looked at again
+CHECKS = ("description", OPENING, "times", START, "opened twice", "files", "random numbers", "empty slot", "restart",
+          "restart, long", "cold start", "weight", "gradient", "truth", "memory", "runs", "training", "cost", "blow-up")
+ENDING = ("open", OPENING, "restart, long", "blow-up")  # in which a code may end without being looked at again
 RESTARTS = ("restart", "restart, long")
 LOG_WIDTH = 150      # columns of the table in a file or a pipe
 PATIENCE = 1800.0  # seconds that one check may take
 ENDS = re.compile(r"(ERROR )?STOP\b|Fortran runtime error")
 ABORTED = re.compile(r"the code ended this process, by MPI_ABORT \(exit code (-?\d+)\)")
+BOILERPLATE = re.compile(r"NOTE: invoking MPI_ABORT causes Open MPI to kill.*?exactly when Open MPI kills them\.", re.DOTALL)
 WORDS = 4000  # bytes of a log that are looked at
 SURVIVE = ("see what it printed. Has it come to its last step: describe its counter of steps with trimtab_hidden, so that it is "
            "put back, or set the last step out of reach (a namelist, an option). Has it blown up: a calmer start, a shorter dt")
 
 
-def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[str], None] = lambda name: None) -> list[Finding]:
+def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[str], None] = lambda name: None,
+                   debug: bool = False) -> list[Finding]:
     """Check a coupled code.
 
     Args:
         source: its TOML, or the folder that holds one.
         write: put the measured weight into the TOML where it differs from what the TOML believes.
         tell: told which check begins.
+        debug: print the traceback of an error that ends a check.
 
     Returns:
         The findings, in the order of the table.
@@ -59,14 +64,14 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
     path = find_toml(source)
     experiment = load_experiment(path)
     findings: list[Finding] = []
-    options = experiment.solver.options
-    repeats = options.get("isolation") == "fork" or options.get("snapshot") == "image"  # whatever the code remembers
+    repeats = begins_alike(experiment.solver.options)  # whatever the code remembers
     with in_folder(path):
         library = Path(experiment.solver.options.get("library", ""))
         shared = bool(library.is_file() and mpi_libraries(library))
     if shared:
         findings.append(Finding("ranks", "ok", "the code calls MPI, and is looked at here on one rank",
                                 "on several, with blocks and halos: mpirun -n 2 trimtab couple check"))
+    causes: dict[str, str] = {}
     remaining, weight, longest = list(CHECKS), dict(experiment.solver.options.get("weight", {})), 0
     hand = by_hand(path, weight)
     # What the code started may still clear up after it in there.
@@ -76,17 +81,21 @@ def check_coupling(source: str | Path, *, write: bool = True, tell: Callable[[st
             folder = Path()
         scratch.mkdir()
         while remaining:
-            seen = _run(path, remaining, weight, longest, scratch, folder, tell, hand, write=write)
+            seen = _run(path, remaining, weight, longest, scratch, folder, tell, hand, write=write, causes=causes, debug=debug)
             findings += seen.findings
+            causes |= seen.answer.get("causes", {})
             if seen.ending and not longest and seen.begun not in ENDING:  # perhaps it is sound before
                 believed = weight if hand else seen.answer.get("weight", weight)
-                short = _run(path, [seen.begun], believed, FEW, scratch, folder, tell, hand, write=write)
+                short = _run(path, [seen.begun], believed, FEW, scratch, folder, tell, hand, write=write, causes=causes,
+                             debug=debug)
                 findings += short.findings
                 findings.append(_ended(experiment, short, shared) if short.ending else _lasted(seen))
                 longest = 0 if short.ending else FEW
                 seen.answer |= short.answer
             elif seen.ending:
                 findings.append(_ended(experiment, seen, shared))
+            causes["untrue"] = _bad(findings, TRUTH) or causes.get("untrue", "")
+            causes["forgets"] = causes.get("forgets") or ("" if repeats else _bad(findings, "random numbers", *RESTARTS))
             if "weight" in seen.answer:
                 forgets = not repeats and _bad(findings, "random numbers", *RESTARTS)
                 findings += [unchecked(ROW, forgets)] if forgets else judge_weight(path, weight, seen, write, hand)
@@ -186,7 +195,7 @@ class Seen:
 
 
 def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scratch: Path, folder: Path,
-         tell: Callable[[str], None], hand: bool, *, write: bool) -> Seen:
+         tell: Callable[[str], None], hand: bool, *, write: bool, causes: Mapping[str, str], debug: bool) -> Seen:
     """Checks in one process, in a scratch folder that is emptied before; a response is written into `folder`."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)
@@ -207,13 +216,16 @@ def _run(path: Path, names: list[str], weight: dict[str, Any], longest: int, scr
         try:
             assert process.stdin is not None
             process.stdin.write(json.dumps({"toml": path.name, "checks": names, "weight": weight, "longest": longest,
-                                            "folder": str(folder), "hand": hand, "write": write}))
+                                            "folder": str(folder), "hand": hand, "write": write, "causes": dict(causes),
+                                            "debug": debug}))
             process.stdin.close()
             while (line := lines.get(timeout=PATIENCE)) is not None:
                 message = json.loads(line)
                 if "begin" in message:
                     seen.begun, seen.run, finished = message["begin"], "", False
                     tell(seen.begun)
+                elif "traceback" in message:
+                    print(message["traceback"], end="", file=sys.stderr, flush=True)
                 elif "run" in message:
                     seen.run = message["run"]
                 else:
@@ -237,6 +249,8 @@ def _ended(experiment: Experiment, seen: Seen, shared: bool) -> Finding:
     said = f"the code {seen.ending}"
     if seen.begun == "open":
         return Finding("open", "bad", said, "trimtab_initialise in the adapter must come back: see what the code printed")
+    if seen.begun == OPENING:
+        return Finding(TRUTH, "bad", f"opening the truth's solver, {said}", "see [reference] solver")
     if seen.begun == "restart, long":
         return Finding(seen.begun, "note", said, f"a reference makes as many steps: {SURVIVE}")
     if seen.begun != "blow-up":
@@ -266,8 +280,14 @@ def _last_words(scratch: Path) -> str:
         if path.is_file():
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - WORDS))
-                lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+                lines = spoken_lines(file.read().decode(errors="replace"))
             if lines:
                 ends = [line for line in lines[:-2] if ENDS.match(line)]  # buffered lines may come out after it
                 return f", having printed: {' / '.join([*ends[-1:], *lines[-2:]])}"
     return ""
+
+
+def spoken_lines(text: str) -> list[str]:
+    """The lines of a log in which a code says something: without empty ones, rulers, and what Open MPI says of MPI_Abort."""
+    lines = [line.strip() for line in BOILERPLATE.sub("\n", text).splitlines()]
+    return [line for line in lines if any(map(str.isalnum, line))]

@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("source", nargs="?", default=".", metavar="DIR|TOML",
                        help="the TOML, or the folder that holds one (default: this folder)")
     check.add_argument("--keep", action="store_true", help="write neither weight nor training into the TOML")
+    check.add_argument("--debug", action="store_true", help="print the traceback of an error that ends a check")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if options.world.size > 1:
         findings = check_together(options.source, options.world, write=not options.keep, tell=tell)
     else:
-        findings = check_coupling(options.source, write=not options.keep, tell=tell)
+        findings = check_coupling(options.source, write=not options.keep, tell=tell, debug=options.debug)
     if options.world.rank == 0:
         print_findings(findings)
         print(next_step(options.source, findings, options.world.size))

@@ -18,8 +18,8 @@ from trimtab.core.spec import Field
 from trimtab.corrections.factory import build_correction
 from trimtab.corrections.slot_weights import SlotWeight, named_outputs
 from trimtab.corrections.slots import AnyCorrection
-from trimtab.coupling.checks.cost import training_cost
-from trimtab.coupling.finding import GRADCHECK, Finding, unchecked
+from trimtab.coupling.checks.cost import on_threads, training_cost
+from trimtab.coupling.finding import GRADCHECK, Finding, in_unit, unchecked
 from trimtab.coupling.harness import A_CHECK, OTHER, Bench
 from trimtab.gradient import get_gradient
 from trimtab.gradient.gradcheck.check import gradcheck
@@ -50,8 +50,8 @@ def check_description(bench: Bench) -> list[Finding]:
     spec = bench.spec
     fields = ", ".join(f"{one.name}{list(one.shape) or ''} {one.dtype}" for one in spec.fields if not one.hidden)
     hidden = [one.name for one in spec.fields if one.hidden]
-    findings = [Finding("description", "ok", f"{fields}; hidden: {', '.join(hidden) or 'none'}; dt = {spec.dt:g} "
-                                             f"{spec.time_units}")]
+    findings = [Finding("description", "ok", f"{fields}; hidden: {', '.join(hidden) or 'none'}; dt = "
+                                             f"{in_unit(spec.dt, spec.time_units)}")]
     for slot in spec.slots:
         sides = " -> ".join(", ".join(f"{one.name}{list(one.shape)}" for one in side) for side in (slot.inputs, slot.outputs))
         findings.append(Finding(f"slot {slot.name}", "ok", sides))
@@ -228,7 +228,8 @@ def check_cost(bench: Bench, network: AnyCorrection | None = None) -> list[Findi
         nothing, filled = step(bench.given(None))[0], step(correction)[0]
         if bench.own is bench.solver:
             training = training_cost(bench, correction, 1e-6 * max(empty, least), 1e-6 * filled)
-        found += f" with an empty slot, {_told(nothing, least)} with zeros from Python, {_told(filled, least)} with the network"
+        found += (f" with an empty slot, {_told(nothing, least)} with zeros from Python, {_told(filled, least)} with the network "
+                  f"{on_threads()}")
     recorded = 1e6 * (seconds(None, steps) - seconds(None, 1, steps)) / (steps - 1)
     return [Finding("cost", "ok", f"{found}; recording every step {_told(recorded, least)} more{training}")]
 

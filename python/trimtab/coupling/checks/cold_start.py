@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trimtab.coupling.finding import Finding
+from trimtab.coupling.finding import Finding, unchecked
 from trimtab.coupling.harness import Bench
 from trimtab.data.reference_reader import complete, known_fields
 
@@ -17,6 +17,8 @@ def check_cold(bench: Bench) -> list[Finding]:
     spec, hidden = bench.spec, bench.experiment.reference.hidden
     if not hidden:
         return []
+    if bench.forgets:
+        return [unchecked("cold start", bench.forgets)]
     known = known_fields(spec, hidden)
     views = spec.split(bench.state)
     seen = np.concatenate([views[one.name].reshape(1, -1) for one in known.fields], axis=1)

@@ -23,7 +23,7 @@ LOUDEST = 0.1       # share of a training that compiling must be able to save to
 
 
 def training_cost(bench: Bench, correction: AnyCorrection, step: float, filled: float) -> str:
-    """What this TOML's training takes on one core, as a sentence's end.
+    """What this TOML's training takes on as many cores as torch has threads here, as a sentence's end.
 
     Args:
         bench: the code.
@@ -33,13 +33,15 @@ def training_cost(bench: Bench, correction: AnyCorrection, step: float, filled: 
     training, reference = bench.experiment.training, bench.experiment.reference
     if training.epochs == 0:
         return ""
+    if bench.cause:
+        return f"; what a training takes: not checked, see {bench.cause}"
     inner, filled = training.window * training.stride, max(1e-9, filled)
     window = max(1, min(training.window, bench.most // training.stride, int(A_SWEEP / (4 * MEMBERS * filled * training.stride))))
     sweep = max(_sweep(bench, correction, window) / window * training.window, inner * filled)
     spin_up = round(reference.spin_up / bench.spec.dt)
     between = reference.interval / bench.spec.dt if reference.interval else training.stride
     if reference.file and not training.steps_per_epoch:
-        return f"; 1000 windows of this TOML take {duration(1000 * sweep)} on one core"
+        return f"; 1000 windows of this TOML take {duration(1000 * sweep)} {on_threads()}"
     held = reference.validation_windows
     span = max(1, math.ceil(inner / between))
     a_run = max(0, reference.snapshots - span - held)
@@ -51,7 +53,7 @@ def training_cost(bench: Bench, correction: AnyCorrection, step: float, filled: 
     if offline.steps:
         labels = training.stride * reference.snapshots * (reference.training_runs + reference.validation_runs) * filled
         seconds += labels + offline.steps * offline.batch / FIT * fit_seconds(bench, correction)
-    found = f"; the training of this TOML about {duration(seconds)} on one core"
+    found = f"; the training of this TOML about {duration(seconds)} {on_threads()}"
     saved = training.epochs * (windows + validated) * inner * max(0.0, filled - step)
     if not correction.compiled and saved > LOUDEST * seconds:
         found += f" (compiled = true saves {'most' if saved > seconds else f'up to {duration(saved)}'} of it)"
@@ -103,6 +105,12 @@ def seconds_of(call: Callable[[], object], most: int = 3, budget: float = A_CALL
         spent += clock
         taken.append(max(1e-9, min(clock, time.process_time() - busy)))
     return min(taken)
+
+
+def on_threads() -> str:
+    """On how many cores torch runs in this process, in words."""
+    threads = torch.get_num_threads()
+    return "on one core" if threads == 1 else f"on {threads} threads"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from trimtab.bridge.opener import open_solver
 from trimtab.core.errors import BlowUpError
 from trimtab.coupling.elf import called
-from trimtab.coupling.finding import START, Finding
+from trimtab.coupling.finding import START, Finding, in_unit, unchecked
 from trimtab.coupling.harness import DEVELOP, FEW, Bench
 from trimtab.data.reference_run import perturb
 from trimtab.isolation.leak_probe import gfortran_generators
@@ -56,7 +56,8 @@ def check_again(bench: Bench) -> list[Finding]:
     """The code opened in another process: the same initial state, bit for bit; a code on MPI ranks cannot be."""
     if bench.calls_mpi:
         return [Finding("opened twice", "note", "not looked at: a code that is linked with MPI is not opened in another process "
-                        "from here", "two runs of this check print the same table where it begins with the same bits")]
+                        "from here", "run the code twice from its own start, writing a restart or output file after its first "
+                        "step, and compare the two files with cmp: bytes that differ are another start each time")]
     options = {**bench.options, "isolation": "process", "instances": 1}
     with open_solver(bench.experiment.solver.name, **options) as other:
         wrong = bench.differing(bench.solver.initial_state()[0], other.initial_state()[0])
@@ -101,6 +102,8 @@ def check_runs(bench: Bench) -> list[Finding]:
     reference, spec = bench.experiment.reference, bench.spec
     if reference.file or reference.initial or "name" in reference.solver or not reference.perturbation:
         return []
+    if bench.cause:
+        return [unchecked("runs", bench.cause)]
     initial = bench.solver.initial_state()
     other = perturb(initial, spec, reference.perturbation, np.random.default_rng((reference.seed, 1)))
     shown = [one for one in spec.fields if not one.hidden and one.dtype.startswith("real")]
@@ -118,9 +121,10 @@ def check_runs(bench: Bench) -> list[Finding]:
     name = max(apart, key=lambda one: apart[one])
     whole = f" (of {wanted})" if wanted > steps else ""
     found = (f"two runs of the reference, perturbed by {reference.perturbation:g}, differ by {apart[name]:.2g} of what {name} "
-             f"varies after {records * stride} steps{whole}")
+             f"varies after {records * stride} steps{whole}, with spin_up = {in_unit(reference.spin_up, spec.time_units)}")
     if still:
         found += f"; {', '.join(still)} is zero at the start and not perturbed"
+    found += f"; they count as different from {ALIKE:g} on"
     if apart[name] >= ALIKE:
         return [Finding("runs", "ok", found)]
     return [Finding("runs", "note", found, "near-copies: what is trained on one run was seen in the others, and the scores say "

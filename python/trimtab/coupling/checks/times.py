@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from trimtab.bridge.opener import open_solver
 from trimtab.core.errors import ConfigError, DataError
-from trimtab.core.spec import SolverSpec
-from trimtab.coupling.finding import Finding
+from trimtab.coupling.finding import Finding, in_unit, unchecked
 from trimtab.coupling.harness import Bench
 from trimtab.data.lead_times import match_times
 from trimtab.data.reference import recipe_of
@@ -24,9 +20,12 @@ MULTIPLE = "give a multiple of dt, as the code keeps it, or another training.str
 
 def check_times(bench: Bench) -> list[Finding]:
     """The truth's spin-up and interval, or the times of its file, and the lead times of the scores, against the time step."""
+    if bench.untrue:
+        return [unchecked(TIMES, bench.untrue)]
     spec, reference = bench.spec, bench.experiment.reference
-    text = f"dt = {spec.dt:.9g} {spec.time_units} ({spec.dt_kind})"
+    text = f"dt = {in_unit(spec.dt, spec.time_units, 9)} ({spec.dt_kind})"
     h = bench.stride * spec.dt
+    bench.untrue = TIMES  # unless they fit
     try:
         if reference.file:
             path = Path(reference.file)
@@ -41,6 +40,7 @@ def check_times(bench: Bench) -> list[Finding]:
         else:
             interval, said = _of_the_truth(bench)
             text += said
+        bench.untrue = ""
         match_times(spec.dt, bench.stride, interval, bench.experiment.score.leads)
     except (ConfigError, DataError) as error:
         return [Finding(TIMES, "bad", f"{text}; {error}", MULTIPLE)]
@@ -54,22 +54,12 @@ def _of_the_truth(bench: Bench) -> tuple[float, str]:
         ConfigError: one that is no whole number of steps.
     """
     recipe = recipe_of(bench.experiment, bench.spec)
-    truth = _opened(recipe.truth) if bench.experiment.reference.solver else bench.spec
+    truth = bench.opened(recipe.truth) if bench.experiment.reference.solver else bench.spec
     asked = [("reference.interval", recipe.interval, truth), ("reference.spin_up", recipe.spin_up, truth)]
     if recipe.coarse:
-        asked.append(("reference.coarse.spin_up", recipe.coarse_spin_up, _opened(recipe.coarse)))
+        asked.append(("reference.coarse.spin_up", recipe.coarse_spin_up, bench.opened(recipe.coarse)))
     counts = [(name, whole_steps(time, spec.dt, name, spec.dt_kind)) for name, time, spec in asked]
     if counts[0][1] < 1:
         raise ConfigError(f"reference.interval = {recipe.interval:g} is shorter than the truth's step dt = {truth.dt:g}.")
     return recipe.interval, "".join(f"; {name} = {count} steps" + (" of the truth" if truth.dt != bench.spec.dt else "")
                                     for name, count in counts)
-
-
-def _opened(options: Mapping[str, Any]) -> SolverSpec:
-    """What the truth's solver says of itself."""
-    solver = open_solver(**options)
-    try:
-        spec: SolverSpec = solver.spec
-        return spec
-    finally:
-        solver.close()

@@ -52,6 +52,8 @@ def check_training(bench: Bench, weight: dict[str, Any], toml: Path, *, write: b
     """
     if not bench.spec.slots or bench.experiment.training.epochs == 0:
         return [], {}
+    if bench.cause:
+        return [unchecked(ROW, bench.cause), unchecked(GRADIENT, bench.cause)], {}
     try:
         if bench.truth is None:  # a process that began after the check of the truth
             check_truth(bench, weight, toml)
@@ -224,7 +226,7 @@ def _row(bench: Bench, measured: Measured, plan: Plan) -> Finding:
 def _gradient_row(bench: Bench, correction: AnyCorrection, look: Look, norm: float, count: int, window: int) -> Finding:
     """How large the gradient will be against the optimiser's epsilon and the network's precision."""
     each = norm / math.sqrt(max(1, count))
-    found = f"at the start {each:.0e} per weight over {window} steps, {each / EPSILON:.0e} times Adam's epsilon"
+    found = f"at the start {each:.0e} per weight over {window} steps"
     single = correction.dtype == torch.float32
     states = look.runs[:, [0, -1]].reshape(-1, bench.spec.size)
     seen = bench.solver.slot_view(states, np.zeros_like(states), bench.stride)[0]
@@ -239,7 +241,9 @@ def _gradient_row(bench: Bench, correction: AnyCorrection, look: Look, norm: flo
         return Finding(GRADIENT, "note", f"{found}; {', '.join(faint)} vary by less than {SEEN:g} roundings of float32",
                        "dtype = \"float64\" in [correction]; or give the network the difference from a mean")
     if each < ABOVE * EPSILON or (single and each < TINY):
-        return Finding(GRADIENT, "note", f"{found}: the weights would hardly move", "a longer training.window, or a truth that "
+        return Finding(GRADIENT, "note", f"{found}: too small for the optimiser, the weights would hardly move "
+                       f"(Adam's epsilon is {EPSILON:.0e})", "a longer training.window, or a truth that "
                        "differs more; an offline fit does not depend on it")
-    return Finding(GRADIENT, "ok", f"{found}; inputs vary by {min(varies.values()):.0e} of their size and more, in "
-                                   f"{'float32' if single else 'float64'}")
+    return Finding(GRADIENT, "ok", f"{found}: large enough for the optimiser; inputs "
+                   f"vary by {min(varies.values()):.0e} of their size and more, in "
+                   f"{'float32' if single else 'float64'}")

@@ -16,7 +16,7 @@ from trimtab.config.sections import ReferenceConfig
 from trimtab.core.errors import ConfigError, TrimtabError
 from trimtab.core.spec import SolverSpec
 from trimtab.corrections.slot_weights import SlotWeight
-from trimtab.coupling.finding import MEND, Finding
+from trimtab.coupling.finding import MEND, Finding, unchecked
 from trimtab.coupling.harness import FEW, HERE, Bench
 from trimtab.coupling.settings import is_free
 from trimtab.data.reference import recipe_of
@@ -25,6 +25,7 @@ from trimtab.data.reference_run import make_run, part_path
 from trimtab.data.windows import Targets
 
 ROW, REACH = "truth", "truth, reach"
+OPENING = "truth's solver"  # the check that opens it, long before any runs; its row is ROW
 LEADS = (1, 10, 100)     # outer steps after which they are compared
 RUNS = 2                 # of the truth that are looked at
 A_LOOK = 10.0            # seconds that each look at the truth may take
@@ -83,6 +84,25 @@ def is_said(reference: ReferenceConfig) -> bool:
     return bool(reference.file or reference.solver)
 
 
+def check_opening(bench: Bench) -> list[Finding]:
+    """Whether the truth's solver, and that of its coarse spin-up, can be opened; nothing where they can."""
+    reference = bench.experiment.reference
+    if reference.file or not (reference.solver or reference.coarse):
+        return []
+    try:
+        recipe = recipe_of(bench.experiment, bench.spec)
+    except ConfigError:  # a time that is no whole number of steps: the row of the times says so
+        return []
+    for section, options in (("[reference] solver", recipe.truth), ("[reference.coarse]", recipe.coarse)):
+        if options:
+            try:
+                bench.opened(options)
+            except TrimtabError as error:
+                bench.untrue = ROW
+                return [Finding(ROW, "bad", f"the truth's solver cannot be opened: {error}", f"see {section}")]
+    return []
+
+
 def check_truth(bench: Bench, weight: dict[str, Any], toml: Path) -> list[Finding]:
     """The rows "truth" and "truth, reach"; the look itself stays on the bench, for the plan of a training.
 
@@ -94,6 +114,8 @@ def check_truth(bench: Bench, weight: dict[str, Any], toml: Path) -> list[Findin
     if not is_said(bench.experiment.reference):
         return [Finding(ROW, "note", "[reference] says nothing of a truth (solver = {}), so that it is the solver itself and "
                                      "there is nothing to learn", UNSAID)]
+    if bench.cause:
+        return [unchecked(name, bench.cause) for name in (ROW, REACH) if name != bench.cause]
     try:
         look = look_at(bench, toml)
     except TrimtabError as error:

@@ -26,6 +26,7 @@ AGREE = 0.15            # two measurements of one drift, or of one component's r
 UNLIKE, FEW = 0.1, 0.02  # a component's distance from the middle, of it; and the share of such ones that passes as none
 PROPORTIONATE = 0.1     # spread of a response in another field, above which it is the flow's own
 RELATIVE = {"real32": 1e-3, "real64": 1e-6}  # size of the push, of the field's
+STRENGTH = "it acts"    # a remedy that begins so is of a weight other than 1
 UNTOLD = "cannot be told"  # in what is found of an output whose weight could not be measured
 CALL = ("the output does not arrive: call the correction after the tendency is complete and before the step uses it, and add to "
         "the array that it uses; after the step nobody reads that any more")
@@ -86,6 +87,8 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
                          f"slot differ by up to {noise.max():.2g}", REPEAT) for name in elsewhere]
     elif elsewhere:
         found, factors, responses = measure_responses(bench, elsewhere, position)
+    if not elsewhere:
+        findings = _one_factor(findings, list(pushes.values()))
     plain = all(one.drift in (None, 1) and one.response in ({}, {outputs[name].name: 1.0}) and not one.arrays
                 for name, one in pushes.items()) and responses is None
     # What could not be measured is taken for 1; what does not arrive has no weight.
@@ -100,6 +103,23 @@ def check_weight(bench: Bench, folder: Path = Path()) -> tuple[list[Finding], di
         weight["response"] = str(folder / f"{bench.spec.solver}-response.npz")
         responses.write(Path(weight["response"]))
     return [*findings, *found], {} if plain else weight
+
+
+def _one_factor(findings: list[Finding], pushes: list[Push]) -> list[Finding]:
+    """Where one factor stands before every output, the clock is the first to be asked.
+
+    Args:
+        findings: rows of all outputs.
+        pushes: what pushing each showed, in the same order.
+    """
+    drifts = [one.drift for one in pushes if one.drift is not None and not one.arrays]
+    factor = drifts[0] if drifts else 1.0
+    if factor == 1 or len(drifts) < len(pushes) or any(abs(drift - factor) > SNAP * abs(factor) for drift in drifts):
+        return findings
+    clock = (f"first see the clock: what trimtab_clock was given is not the length of a step, where a step is {factor:.3g} times as "
+             "long as that; else ")
+    return [Finding(one.check, one.state, one.found, clock + one.remedy) if one.remedy.startswith(STRENGTH) else one
+            for one in findings]
 
 
 def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, calls: int,
@@ -167,7 +187,7 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
                                 "a limiter or a filter stands behind it, or the flow answers within the step: fine where that is "
                                 "meant"), drift, response)
     if drift != 1:
-        return Push(Finding(check, "note", found, f"it acts {drift:.3g} times as strong as its unit says (counted in every sweep "
+        return Push(Finding(check, "note", found, f"{STRENGTH} {drift:.3g} times as strong as its unit says (counted in every sweep "
                             "of a split step, or multiplied by another dt): right all the same, as the weight is known to the "
                             "gradient; a factor in trimtab_add makes it 1"), drift, response)
     return Push(Finding(check, "note" if silent else "ok", found, SILENT if silent else ""), drift, response)
