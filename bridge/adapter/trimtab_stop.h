@@ -37,6 +37,15 @@ static void flush_all(void)
     for (int waited = 0; !done && waited < PATIENCE; waited++) usleep(1000);
 }
 
+/* The number of this rank as launchers say it (Open MPI; Hydra, Intel MPI, Cray PALS; MVAPICH; srun), "" without one. */
+static const char *rank_of_job(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i])) return getenv(names[i]);
+    return "";
+}
+
 /* The sentence, with the end of what the code printed; false when it is not the code that runs. */
 static bool tell_the_end(const char *how, int status)
 {
@@ -54,8 +63,8 @@ static bool tell_the_end(const char *how, int status)
     while (length && (words[length - 1] == '\n' || words[length - 1] == ' ')) length--;
     words[length] = 0;
     while (words[first] == ' ' || words[first] == '\n') first++;
-    dprintf((int)T->terminal, "trimtab: the code ended this process, %s (exit code %d); it printed last: %s\n", how, status,
-            length ? words + first : "nothing");
+    dprintf((int)T->terminal, "trimtab: the code ended this process, %s (exit code %d)%s%s; it printed last: %s\n", how, status,
+            *rank_of_job() ? " on rank " : "", rank_of_job(), length ? words + first : "nothing");
     return true;
 }
 

@@ -141,7 +141,8 @@ def test_the_next_command_can_be_pasted(tmp_path, monkeypatch):
         "Next (about 45 s on one core):\n  cd 'a code'\"'\"'s' && trimtab train sea.toml --out run"
     monkeypatch.chdir(folder)
     (folder / "run").mkdir()
-    assert next_step(".", [], 2) == "Next:\n  mpirun -n 2 trimtab train sea.toml --out run2"
+    (folder / "sea.toml").write_text(TOML.replace("window = 5 ", "window = 7 ").replace("check: 5", "check: 7"))
+    assert next_step(".", [], 2) == "Next:\n  mpirun -n 2 trimtab train sea.toml --set parallel.domain=2 --out run2"
     assert next_step(".", [Finding("restart", "bad", "")]) == \
         "Next: put right what is bad (restart), then\n  trimtab couple check ."
     (folder / "sea.toml").write_text(TOML.replace("{drag = 2.0}", "{}"))

@@ -123,9 +123,12 @@ def _is_seen(stream: IO[str]) -> bool:
 
 
 def print_scores(table: ScoreTable) -> None:
-    """The score table on standard output: a row a score, a column a closure, the best in bold."""
+    """The score table on standard output: a row a score, a column a closure, the best in bold, in plain output with a star."""
+    console = output_console()
+    plain = console.color_system is None
+    told = f"; {'*' if plain else 'bold'}: the best closure" if any(map(table.best, table.columns)) else ""
     shown = Table(box=box.SIMPLE_HEAD, title=f"Scores of {table.experiment}" if table.experiment else "Scores",
-                  caption=f"Mean ± standard deviation over {table.spread_over}; bold: the best closure.",
+                  caption=f"Mean ± standard deviation over {table.spread_over}{told}.",
                   title_justify="left", caption_justify="left")
     shown.add_column("score")
     for row in table.rows:
@@ -136,9 +139,9 @@ def print_scores(table: ScoreTable) -> None:
         best = table.best(column)
         unit = "" if column.unit == "1" else f" ({column.unit})"
         arrow = "↓" if column.better == "low" else "↑"
-        cells = [Text(table.cell(row, column.key), style="bold" if row == best else "") for row in table.rows]
+        cells = [Text(f"{'* ' * (plain and row == best)}{table.cell(row, column.key)}", style="bold" if row == best else "")
+                 for row in table.rows]
         shown.add_row(f"{column.label}{unit} {arrow}", *cells)
-    console = output_console()
     console.print(shown)
     for note in filter(None, (*table.notes, table.comparison())):
         console.print(note, highlight=False)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from trimtab.config.experiment import changed_keys, parse_experiment
 from trimtab.core.atomic_files import replacing
 from trimtab.core.errors import ConfigError, TrimtabError
 from trimtab.coupling.finding import Finding
+from trimtab.coupling.templates import ADAPTER
 
 MARK = "chosen by trimtab couple check: "  # the value follows, so that an edited line is known even where its comment stayed
 ROW = "training in TOML"
@@ -32,6 +34,19 @@ def is_free(text: str, section: str, key: str) -> bool:
     if found is None:
         return MARK in text or not any(_line(_section(text, "training"), one) for one in TELLING)
     return found["value"].strip() == (found["comment"] or "").partition(MARK)[2].strip() != ""
+
+
+def is_chosen(text: str) -> bool:
+    """Whether somebody chose the training of a TOML, the doctor or its author; what `trimtab couple init` laid down nobody chose.
+
+    Args:
+        text: the TOML, one that can be read.
+    """
+    marked = set(re.findall(rf"^(\w+)[ \t]*=.*{MARK}(.*)$", text, re.MULTILINE))
+    if marked:
+        laid_down = ADAPTER.joinpath("NAME.toml").read_text(encoding="utf-8")
+        return not marked <= set(re.findall(rf"^(\w+)[ \t]*=.*{MARK}(.*)$", laid_down, re.MULTILINE))
+    return any(key in tomllib.loads(text).get("training", {}) for key in TELLING)
 
 
 def write_settings(path: Path, settings: Settings, write: bool) -> list[Finding]:

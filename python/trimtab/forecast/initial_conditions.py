@@ -308,6 +308,27 @@ def held_out_starts(
         targets.close()
 
 
+def initial_start(solver: Any, members: int = 0) -> np.ndarray:
+    """The state with which a coupled code starts by itself, hidden fields included, as its own program does in production.
+
+    Args:
+        solver: any.
+        members: how many are asked for; there is one such state.
+
+    Returns:
+        (1, N) float64.
+
+    Raises:
+        ConfigError: a solver without a start of its own, or more members than one.
+    """
+    if not hasattr(solver, "initial_state"):
+        raise ConfigError(f"--start own: {solver.spec.solver} has no start of its own, as a coupled code has; give --start a "
+                          "netCDF file (of this name: ./own), or leave it out to start from the held-out runs.")
+    if members > 1:
+        raise ConfigError(f"--start own is one state, fewer than --members {members}.")
+    return np.asarray(solver.initial_state(), dtype=np.float64).reshape(1, -1)
+
+
 def file_starts(path: str | Path, spec: SolverSpec, members: int = 0) -> tuple[np.ndarray, float]:
     """Initial states from a netCDF file: its last record, so that the output of one run starts the next.
 

@@ -37,6 +37,21 @@ def launched() -> tuple[int, int]:
     return (1, 0) if switch == "1" else (0, 0)
 
 
+def launch_words(domain: int, members: int = 1, ranks: int = 0) -> str:
+    """What stands in front of `trimtab train` for an experiment, so that the job is not refused.
+
+    Args:
+        domain, members: of [parallel].
+        ranks: of the job that says it; kept where they can be grouped so.
+
+    Returns:
+        "mpirun -n N " with a blank at its end, or "" where one rank is enough.
+    """
+    least = domain * members
+    number = ranks if ranks and ranks % least == 0 else least
+    return f"mpirun -n {number} " if number > 1 else ""
+
+
 def told(name: str) -> int:
     """The whole number that an environment variable holds; 0 when it is unset, empty, or none."""
     text = os.environ.get(name, "").strip()

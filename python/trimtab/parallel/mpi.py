@@ -9,6 +9,7 @@ wait sleep; one that waits too long finds out who is missing, says it, and ends 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -33,7 +34,7 @@ from trimtab.parallel.world import World, ordered_sum
 _SPIN, _SLEEP, _SLOW = 2e-4, 1e-2, 0.5  # seconds of waiting without sleep, longest sleep, from when on questions are answered
 _GRACE = 1.0       # seconds in which rank 0 may say first what happens to all ranks alike
 _ROLL_CALL = 2.0   # seconds to answer in
-_QUESTION, _ANSWER = 1, 2
+_QUESTION, _ANSWER, _ENDS = 1, 2, 3
 
 
 class MPIWorld(World):
@@ -132,11 +133,28 @@ class MPIWorld(World):
         self._answer()
 
     def fail(self, text: str, code: int) -> int:
-        """See `World.fail`; what happens to every rank alike is said by rank 0 alone."""
+        """See `World.fail`; what happens to every rank alike is said by rank 0 alone, and a rank that the launcher ends because
+        another one said it already says nothing."""
         if self.rank:
-            time.sleep(_GRACE)
+            with contextlib.suppress(KeyboardInterrupt):  # a signal: it may be the launcher's, which ends all ranks
+                time.sleep(_GRACE)
+        if self._ends_already():
+            self._all.Abort(code)
+        self._announce_the_end()
         self._end(text, code)
         return code
+
+    def _ends_already(self) -> bool:
+        """Whether another rank has said why the job ends; its message may be on its way."""
+        until = time.monotonic() + _SLEEP
+        while not self._talk.iprobe(tag=_ENDS):
+            if time.monotonic() > until:
+                return False
+        return True
+
+    def _announce_the_end(self) -> None:
+        """Tell the other ranks that this one says why the job ends; they look when a signal ends them."""
+        self._asked = [self._talk.isend(None, dest=other, tag=_ENDS) for other in range(self.size) if other != self.rank]
 
     def _in_time(self, request: Any) -> None:
         self._finish(request, self.limit)
@@ -185,6 +203,7 @@ class MPIWorld(World):
         if missing:
             names, waited = ", ".join(map(str, sorted(missing))), waited + time.monotonic() - began
             how = "gives no sign of life" if patient else "hangs or is slow"
+            self._announce_the_end()
             self._end(f"trimtab: rank {self.rank} has waited {waited:.0f} s for rank {names}, which {how} at {self.doing}: "
                       "the job ends, its last checkpoint is whole. Raise parallel.timeout if that may take so long.", 1)
 

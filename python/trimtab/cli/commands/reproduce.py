@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,4 +48,4 @@ def run(options: argparse.Namespace) -> int:
 def hint(options: argparse.Namespace) -> str:
     """How to go on after an interrupt."""
     words = [*options.names, *(["--out", options.out] if options.out else []), *(["--quick"] if options.quick else [])]
-    return f"go on with: {' '.join(['trimtab reproduce', *words])}"
+    return f"go on with: {shlex.join(['trimtab', 'reproduce', *words])}"

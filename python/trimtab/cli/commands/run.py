@@ -21,8 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=1, metavar="K", help="steps between two records (default: 1)")
     parser.add_argument("--members", type=int, default=0, metavar="B",
                      help="initial states (default: one held-out start, or all of the --start file)")
-    parser.add_argument("--start", metavar="FILE",
-                     help="start from the last record of a netCDF file (default: the held-out runs)")
+    parser.add_argument("--start", metavar="FILE|own",
+                     help="start from the last record of a netCDF file, or with \"own\" where the code itself starts "
+                          "(default: the held-out runs)")
     parser.add_argument("--checkpoint", choices=("best", "last", "offline"), default="best",
                      help="which of the run's networks (default: best)")
     parser.add_argument("--solver-only", action="store_true", help="leave the correction out")
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.config.input_files import PHYSICS
     from trimtab.core.progress import silent
     from trimtab.forecast import forecast as deploy
-    from trimtab.forecast.initial_conditions import file_starts, held_out_starts
+    from trimtab.forecast.initial_conditions import file_starts, held_out_starts, initial_start
     from trimtab.parallel.gathered_solver import local_spec, open_joined
     from trimtab.training.run_folder import check_place, load_run, run_correction, warn_of_files
 
@@ -57,7 +58,9 @@ def run(options: argparse.Namespace) -> int:
         if run and not options.solver_only:
             correction = run_correction(run, local_spec(solver), options.checkpoint)
             attributes["correction"] = f"{run.folder / options.checkpoint}.pt"
-        if options.start:
+        if options.start == "own":
+            start, time = initial_start(solver, options.members), 0.0
+        elif options.start:
             start, time = file_starts(options.start, solver.spec, options.members)
         else:
             start, time = held_out_starts(experiment, solver.spec, options.members or 1, watch, world), 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 
 from trimtab.cli.commands import changes_argument
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from trimtab.core.progress import silent
     from trimtab.evaluation.report import write_report
     from trimtab.evaluation.score_run import check_scores, score_run
+    from trimtab.parallel.launcher import launch_words
     from trimtab.parallel.mpi import get_world
     from trimtab.training.trainer import Trainer
 
@@ -44,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     world = get_world()
     experiment = load_experiment(options.experiment, options.set)
     check_scores(experiment)
+    options.launcher = launch_words(experiment.parallel.domain, experiment.parallel.members, world.size)
     world = world.place(experiment.parallel.domain, experiment.parallel.members)
     runtime, placement = configure_runtime(), world.placement()
     if world.rank == 0:
@@ -76,7 +79,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def hint(options: argparse.Namespace) -> str:
-    """How to go on after an interrupt."""
-    out = f" --out {options.out}" if options.out else ""
-    changes = f" --set {' '.join(options.set)}" if options.set else ""
-    return f"go on with: trimtab train {options.experiment}{out}{changes} --resume"
+    """How to go on after an interrupt: a command that can be pasted, with the launcher where the experiment needs ranks."""
+    from trimtab.parallel.launcher import launch_words, launched
+
+    launcher = getattr(options, "launcher", None)
+    if launcher is None:  # before the experiment was read
+        launcher = launch_words(1, 1, launched()[0])
+    out = ["--out", options.out] if options.out else []
+    changes = ["--set", *options.set] if options.set else []
+    return f"go on with: {launcher}{shlex.join(['trimtab', 'train', options.experiment, *out, *changes, '--resume'])}"
