@@ -17,7 +17,7 @@ from trimtab.core.atomic_files import is_writable
 from trimtab.coupling.checks.description import ROW, check_experiment
 from trimtab.coupling.harness import Bench
 from trimtab.coupling.settings import write_settings
-from trimtab.coupling.weight_line import compare_weight
+from trimtab.coupling.weight_line import MARK, compare_weight
 from trimtab.gradient import GRADIENTS
 
 
@@ -37,17 +37,21 @@ def here(ring, monkeypatch) -> Path:
 def unwritable(here):
     """A TOML that cannot be replaced, by root neither: a folder has the name that the new one is written under."""
     blocked = here / ".spin.toml.partial"
+    own = (here / "spin.toml").read_text()
+    line = "library = \"./libspin.so\"\n"
+    stale = own.replace(line, f"{line}weight = {{stride = 1, steady = {{c = 3.0}}}}  {MARK}\n")
+    (here / "spin.toml").write_text(stale)
     blocked.mkdir()
-    before = (here / "spin.toml").read_text()
     yield here / "spin.toml"
     blocked.rmdir()
-    assert (here / "spin.toml").read_text() == before
+    assert (here / "spin.toml").read_text() == stale != own
+    (here / "spin.toml").write_text(own)
 
 
 def test_the_table_is_printed_where_the_toml_cannot_be_written(unwritable, capsys):
     assert main(["couple", "check", "spin.toml"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "weight in TOML not written:" in out and "the same bits for n = 1, 3" in out and "0 bad" in out
+    assert "weight in TOML note not written: " in out and "the same bits for n = 1, 3" in out and "0 bad" in out
 
 
 def test_the_rows_of_what_was_not_written(unwritable):
@@ -67,8 +71,8 @@ def test_a_folder_is_tried(tmp_path):
     ("training.gradient_options={memers=3}", "The gradient 'static' does not take these options"),
     ("network.name=MPL", "MPL"),
     ("network.sizs=[1,2]", "sizs"),
-    ("training.gradient=exact", "exact"),
-    ("training.weights={d=2.0}", "d"),
+    ("training.gradient=exact", "no torch twin"),
+    ("training.weights={depth=2.0}", "depth"),
     ("training.start_from=nowhere.pt", "There is no checkpoint nowhere.pt"),
 ])
 def test_what_a_training_would_refuse_is_bad(here, change, sentence):
@@ -84,13 +88,13 @@ def test_what_a_training_takes_is_not(here):
 
 @pytest.mark.parametrize("key, value", [("gradient", "statik"), ("optimiser", "adm")])
 def test_an_unknown_name_is_refused_when_the_experiment_is_read(here, capsys, key, value):
-    text = Path("spin.toml").read_text()
-    Path("other.toml").write_text(f"{text}\n[training]\n{key} = \"{value}\"\n" if "[training]" not in text else
-                                  text.replace("[training]\n", f"[training]\n{key} = \"{value}\"\n", 1))
+    name = Path("other.toml")
+    lines = [line for line in Path("spin.toml").read_text().splitlines() if not line.startswith(f"{key} =")]
+    name.write_text("\n".join(lines).replace("[training]", f"[training]\n{key} = \"{value}\"") + "\n")
     try:
-        assert f"training.{key} = '{value}' must be one of " in refusal(capsys, "couple", "check", "other.toml")
+        assert f"training.{key} = '{value}' must be one of " in refusal(capsys, "couple", "check", str(name))
     finally:
-        Path("other.toml").unlink()
+        name.unlink()
 
 
 def test_the_names_that_are_read_are_those_that_there_are():
