@@ -13,6 +13,7 @@ from trimtab.coupling.checks import basic as checks
 from trimtab.coupling.checks.cold_start import check_cold
 from trimtab.coupling.checks.restart import check_long_restart, check_restart
 from trimtab.coupling.checks.start import check_again, check_random, check_runs, check_start
+from trimtab.coupling.checks.truth import OPENING
 from trimtab.coupling.checks.weight import check_weight
 from trimtab.coupling.finding import START, Finding
 from trimtab.coupling.harness import Bench
@@ -81,9 +82,9 @@ def test_a_row_is_bad_for_its_own_fault_alone(sick, check, row, state, fault, li
 def test_every_check_has_a_row_here():
     rows = {one[1] for one in ROWS}
     tried = {name for name in CHECKS if any(one == name or one.startswith((f"{name} ", f"{name},")) for one in rows)}
-    # Refused or ended by the code itself, see below; others in test_couple_doctor.py, test_couple_truth.py and
-    # test_names_and_times.py.
-    assert set(CHECKS) - tried == {"description", "cost", "truth", "training", "times"}
+    # Refused or ended by the code itself, see below; others in test_couple_doctor.py, test_couple_truth.py,
+    # test_doctor_causes.py and test_names_and_times.py.
+    assert set(CHECKS) - tried == {OPENING, "description", "cost", "truth", "training", "times"}
 
 
 def test_a_time_step_that_changes_is_refused(sick):

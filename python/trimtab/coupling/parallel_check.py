@@ -69,8 +69,8 @@ def check_together(source: str | Path, world: World, *, write: bool = True,
         writes = write and world.rank == 0 and not bench.forgets and not hand
         found, weight = check_weight(bench, Path() if writes and is_writable(Path()) else bench.own.surroundings.folder)
         measured = Seen("weight", findings=found, answer={"weight": weight})
-        judged = [unchecked(ROW, bench.forgets)] if bench.forgets else judge_weight(path, believed, measured, writes, hand)
-        findings += [*found, *judged]
+        findings += found
+        findings += [unchecked(ROW, bench.forgets)] if bench.forgets else judge_weight(path, believed, measured, writes, hand)
         weight = believed if hand else weight
         tell("one rank")
         correction, compared = _compare(bench, world, weight)
@@ -105,7 +105,8 @@ def _blocks(bench: Bench, world: World) -> Finding:
 def _compare(bench: Bench, world: World, weight: dict[str, object]) -> tuple[AnyCorrection | None, list[Finding]]:
     """The code alone on a rank against the code on all of them, without and with the network; and the gradient, alone."""
     if bench.forgets:
-        return None, [unchecked(name, bench.forgets) for name in ("one rank", *(("network", "gradient") if bench.spec.slots else ()))]
+        names = ("one rank", "network", "gradient") if bench.spec.slots else ("one rank",)
+        return None, [unchecked(name, bench.forgets) for name in names]
     try:
         alone = Bench(bench.experiment)
     except ConfigError as error:

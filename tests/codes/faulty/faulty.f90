@@ -7,7 +7,7 @@ module faulty
   integer, parameter :: none = 0, cut = 1, uneven = 2, unread = 3, twice = 4, levels = 5, signed = 6, sets = 7, forgets = 8
   integer, parameter :: seldom = 9, draws = 10, stops = 11, spectral = 12, leaks = 13, opens = 14, talks = 15, stages = 16
   integer, parameter :: late = 17, unseeded = 18, starts_badly = 19, halo = 20, clamps = 21, no_slot = 22, ends = 23, turns = 24
-  integer, parameter :: limits = 25, uncalled = 26, ragged = 27
+  integer, parameter :: limits = 25, uncalled = 26, ragged = 27, misspelt = 28
   integer :: i
   real(dp), parameter :: dx = 0.25_dp, mask(n) = [0, 0, 0, 0, (1, i=5, n)], sides(n) = [(1, i=1, n/2), (-1, i=1, n/2)]
   real(dp) :: u(n), v(n), du(n), dv(n), dt = 0.01_dp, drag = 0, unit = 1
@@ -18,6 +18,9 @@ module faulty
 contains
   subroutine setup
     integer :: length
+    character(len=32) :: lines(1) = '&physics drga = 0.2 /'
+    namelist /physics/ drag
+    if (fault == misspelt) read (lines, nml=physics)
     u = [(1 + 0.5_dp * sin(6.28_dp * i / n) + 0.1_dp * mod(7 * i, 5), i=1, n)]
     v = [(-0.0_dp, i=1, 4), (0.3_dp, i=5, n)]
     du = 0; dv = 0; given = 0; pending = 0; margin = 0; held = 0; counter = 0; old = 0.3_dp

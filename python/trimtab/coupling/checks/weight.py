@@ -116,8 +116,8 @@ def _one_factor(findings: list[Finding], pushes: list[Push]) -> list[Finding]:
     factor = drifts[0] if drifts else 1.0
     if factor == 1 or len(drifts) < len(pushes) or any(abs(drift - factor) > SNAP * abs(factor) for drift in drifts):
         return findings
-    clock = (f"first see the clock: what trimtab_clock was given is not the length of a step, where a step is {factor:.3g} times as "
-             "long as that; else ")
+    clock = (f"first see the clock: what trimtab_clock was given is not the length of a step, where a step is {factor:.3g} times "
+             "as long as that; else ")
     return [Finding(one.check, one.state, one.found, clock + one.remedy) if one.remedy.startswith(STRENGTH) else one
             for one in findings]
 
@@ -187,9 +187,9 @@ def _measure(bench: Bench, name: str, output: Field, own: Field, part: slice, ca
                                 "a limiter or a filter stands behind it, or the flow answers within the step: fine where that is "
                                 "meant"), drift, response)
     if drift != 1:
-        return Push(Finding(check, "note", found, f"{STRENGTH} {drift:.3g} times as strong as its unit says (counted in every sweep "
-                            "of a split step, or multiplied by another dt): right all the same, as the weight is known to the "
-                            "gradient; a factor in trimtab_add makes it 1"), drift, response)
+        return Push(Finding(check, "note", found, f"{STRENGTH} {drift:.3g} times as strong as its unit says (counted in every "
+                            "sweep of a split step, or multiplied by another dt): right all the same, as the weight is known to "
+                            "the gradient; a factor in trimtab_add makes it 1"), drift, response)
     return Push(Finding(check, "note" if silent else "ok", found, SILENT if silent else ""), drift, response)
 
 
