@@ -8,17 +8,20 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers.blocks import needs_mpi
 from helpers.jobs import mpirun
 from trimtab.__main__ import _parser, main
 from trimtab.cli.commands import train
+from trimtab.cli.terminal import print_scores
 from trimtab.config.experiment import load_experiment
 from trimtab.coupling.finding import Finding
 from trimtab.coupling.next_command import next_step
 from trimtab.coupling.settings import is_chosen
 from trimtab.coupling.templates import ADAPTER
+from trimtab.evaluation.table import Column, ScoreTable
 from trimtab.parallel.launcher import launch_words
 from trimtab.parallel.world import World
 
@@ -128,6 +131,24 @@ def test_an_interrupted_training_of_a_divided_code_names_its_launcher(tmp_path, 
     monkeypatch.setattr("trimtab.training.trainer.Trainer", interrupt)
     assert main(["train", "x.toml", "--out", "run"]) == 130
     assert "go on with: mpirun -n 2 trimtab train x.toml --out run --resume" in capsys.readouterr().err
+
+
+def test_plain_scores_mark_the_best_with_a_star(capsys):
+    columns = (Column("rmse_5", "RMSE, lead 5", "1", "low", "Error."), Column("rmse_9", "RMSE, lead 9", "1", "low", "Error."))
+    rows = {"none": {"rmse_5": np.array([2.0]), "rmse_9": np.array([3.0])},
+            "online": {"rmse_5": np.array([1.0]), "rmse_9": np.array([3.0])}}
+    print_scores(ScoreTable("toy", columns, rows))
+    said = capsys.readouterr().out
+    assert "* 1.00" in said and said.count("*") == 2 and "; *: the best closure." in said and "bold" not in said
+    print_scores(ScoreTable("toy", columns[1:], rows))
+    assert "best" not in capsys.readouterr().out
+
+
+def test_a_start_of_its_own_is_refused_where_there_is_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("x.toml").write_text(TINY)
+    assert main(["run", "x.toml", "--solver-only", "--steps", "2", "--start", "own", "--out", "x.nc"]) == 2
+    assert "--start own: lorenz63 has no start of its own" in capsys.readouterr().err and not Path("x.nc").exists()
 
 
 @needs_mpi

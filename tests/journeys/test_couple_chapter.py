@@ -128,6 +128,9 @@ def test_production_as_it_stands_there(lake, run, monkeypatch):
         corrections = (load_correction("run/best.pt", solver.spec), None)
         states = [solver.advance(solver.initial_state(), 100, correction=one).states[-1] for one in corrections]
         hybrid, alone = (np.float32(solver.spec.split(one)["h"][0, 0]) for one in states)
+    shell("trimtab run run --steps 100 --every 100 --start own --out own.nc", lake)
+    with netCDF4.Dataset(lake / "own.nc") as file:  # from the code's own start, too
+        assert np.float32(file["h"][-1, 0, 0]) == hybrid
     assert np.float32(re.search(r"STEP\s+100\s+LEVEL\s+(\S+)", said)[1]) == hybrid != alone
 
 

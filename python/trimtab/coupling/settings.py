@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def is_chosen(text: str) -> bool:
     if marked:
         laid_down = ADAPTER.joinpath("NAME.toml").read_text(encoding="utf-8")
         return not marked <= set(re.findall(rf"^(\w+)[ \t]*=.*{MARK}(.*)$", laid_down, re.MULTILINE))
-    return any(key in tomllib.loads(text).get("training", {}) for key in TELLING)
+    return bool(re.search(rf"^[ \t]*(training[ \t]*=|(training\.)?({'|'.join(TELLING)})[ \t]*=)", text, re.MULTILINE))
 
 
 def write_settings(path: Path, settings: Settings, write: bool) -> list[Finding]:
