@@ -1,5 +1,5 @@
 ! SPDX-License-Identifier: MIT
-!> A trained correction for a program that drives itself: a path -> a filled slot. See bridge/production/correction.h for the C side.
+!> A trained correction for a program that drives itself: a path -> a filled slot. See correction.h beside this file for the C side.
 module trimtab_trained
   use, intrinsic :: iso_c_binding, only: c_char, c_int32_t, c_int64_t, c_null_char, c_null_ptr, c_ptr, c_funptr, c_associated, c_loc
   use trimtab_kinds, only: ik
