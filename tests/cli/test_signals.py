@@ -180,7 +180,7 @@ def test_where_a_step_is_cut_the_bits_do_not_show_it(place, tmp_path, monkeypatc
     Trainer(experiment, tmp_path / "whole").fit()
     chance, stops = random.Random(5), 0
     while True:
-        timer = threading.Timer(chance.uniform(0.05, 0.4) + 0.05 * stops, os.kill, (os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(chance.uniform(0.03, 0.15) + 0.02 * stops, os.kill, (os.getpid(), signal.SIGTERM))
         monkeypatch.setattr("trimtab.training.trainer.Trainer._open_data", _starting(Trainer._open_data, timer))
         result = Trainer(experiment, cut, resume=True).fit()
         timer.cancel()

@@ -102,7 +102,8 @@ def test_the_process_of_couple_check_imports_nothing_of_the_folder_of_the_code(h
     toml = hostile / "column.toml"
     toml.write_text(f'[solver]\nname = "column"\nlibrary = "{built}/libcolumn.so"\nisolation = "process"\n'
                     '[network]\nname = "MLP"\nsizes = [8, 4, 8]\n')
-    seen = doctor._run(toml, ["description"], {}, 0, hostile / "scratch", hostile, lambda name: None, False, write=False)
+    seen = doctor._run(toml, ["description"], {}, 0, hostile / "scratch", hostile, lambda name: None, False,
+                       write=False, causes={}, debug=False)
     assert seen.ending is None and seen.findings[0].check == "description"
     assert not (hostile / "taken").exists()
 

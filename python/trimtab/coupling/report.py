@@ -276,7 +276,9 @@ def _exit(code: int, scratch: Path) -> str:
 
 
 def _last_words(scratch: Path) -> str:
-    for path in (*scratch.rglob("trimtab.log"), scratch / "errors.txt"):
+    # os.walk passes over folders that vanish meanwhile, as those of an MPI job that was aborted do.
+    logs = [Path(folder) / "trimtab.log" for folder, _, files in os.walk(scratch) if "trimtab.log" in files]
+    for path in (*logs, scratch / "errors.txt"):
         if path.is_file():
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - WORDS))
