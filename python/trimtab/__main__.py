@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; `sys.argv[1:]` by default.
 
     Returns:
-        Exit code: 0; 2 for something to mend in what was given; 1 for a failure while running; 130 after an interrupt (SIGINT),
+        Exit code: 0; 2 for something to fix in what was given; 1 for a failure while running; 130 after an interrupt (SIGINT),
         143 after SIGTERM or SIGUSR1.
     """
     for stream in (sys.stdout, sys.stderr):

@@ -303,7 +303,7 @@ class ParallelConfig:
         members: so many ranks (times domain) share the members of each window's ensemble, with gradient = "ensemble"; 1 for
             whole windows a rank.
         timeout: seconds after which a job ends because a rank hangs; 0 for half a minute and twenty times the longest step, and
-            outside of training for an hour without a sign of life.
+            outside of training for an hour without a heartbeat.
     """
 
     domain: int = 1

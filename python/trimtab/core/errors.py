@@ -58,7 +58,7 @@ class CorrectionError(SolverError):
 
 
 class BlowUpError(SolverError):
-    """The state left the finite numbers.
+    """The state became NaN or Inf.
 
     Attributes:
         steps: (B,) int, inner step at which each member failed, 0 for a member that did not.

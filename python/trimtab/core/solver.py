@@ -57,7 +57,7 @@ class Solver(Protocol):
 
         Raises:
             InputError: u0 has the wrong shape or dtype or is not finite.
-            BlowUpError: a member left the finite numbers and on_blow_up is "raise".
+            BlowUpError: a member became NaN or Inf and on_blow_up is "raise".
             CorrectionError: the correction did not run; an exception of its own is raised again with its own type.
         """
         ...
@@ -114,7 +114,7 @@ def whole_number(name: str, number: int) -> int:
 
 
 def refuse_blow_up(spec: SolverSpec, failed_step: np.ndarray, steps: int) -> None:
-    """Raise when a member left the finite numbers.
+    """Raise when a member became NaN or Inf.
 
     Args:
         spec: the solver's.

@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, required=True, metavar="M", help="members, each start")
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="time steps of the solver")
     parser.add_argument("--out", required=True, metavar="FILE.nc",
-                        help="the file to write; the same command again goes on with what a kill left")
+                        help="output file; rerun the same command to resume an interrupted run")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="steps between two records (default: 1)")
     parser.add_argument("--starts", type=int, default=1, metavar="S", help="held-out snapshots to start from (default: 1)")
     parser.add_argument("--start", metavar="FILE", help="start from the last record of a netCDF file instead")
